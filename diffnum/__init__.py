@@ -1,0 +1,50 @@
+"""diffnum: diffusion-model samplers as numerical methods.
+
+One linear diffusion process, one denoiser, solvers that are generator functions, and instruments that measure the
+order each of them claims. Names are imported when first used, so that ``diffnum --help`` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffnum import analysis, checks, data, derive, grids, noise, plots, solvers
+    from diffnum.denoisers import Gaussian, GaussianMixture, Network, PointMass, from_prediction, load
+    from diffnum.errors import DiffnumError
+    from diffnum.problem import Problem
+    from diffnum.processes import VE, VP
+    from diffnum.runner import Solution, method, solve
+
+__version__ = "0.1.0"
+
+_MODULES = ("analysis", "checks", "data", "derive", "grids", "noise", "plots", "solvers")
+_NAMES = {
+    "denoisers": ("Gaussian", "GaussianMixture", "Network", "PointMass", "from_prediction", "load"),
+    "errors": ("DiffnumError",),
+    "problem": ("Problem",),
+    "processes": ("VE", "VP"),
+    "runner": ("Solution", "method", "solve"),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [
+    "VE", "VP", "DiffnumError", "Gaussian", "GaussianMixture", "Network", "PointMass", "Problem", "Solution",
+    "analysis", "checks", "data", "derive", "from_prediction", "grids", "load", "method", "noise", "plots", "solve",
+    "solvers",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"diffnum.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'diffnum' has no attribute {name!r}")
+    if name in ("solve", "method"):
+        import_module("diffnum.solvers")  # fills the registry
+    value = getattr(import_module(f"diffnum.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,281 @@
+"""CIFAR-10 as arrays (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
+
+The data set is not part of this package. :func:`cifar10` finds it in a folder (argument ``root`` or the environment
+variable ``DIFFNUM_DATA``) or downloads the canonical archive once and verifies it. It understands
+
+- ``cifar-10-python.tar.gz``, the canonical archive, or its extracted folder ``cifar-10-batches-py``: exact pixels;
+- a tree ``train/<class>/*.jpg|png`` and ``test/<class>/*``, as a folder or a zip: what others often pass on;
+- ``cifar10-lossless.npz`` with ``train_x``, ``train_y``, ``test_x``, ``test_y``: exact pixels of a subset;
+- ``cifar10-pack.tar``, written by :func:`pack`: JPEG copies and exact pixels in one small file that travels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import os
+import pickle
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffnum.errors import DiffnumError
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MD5 = "c58f30108f718f92721af3b95e74349a"
+ARCHIVE, FOLDER, LOSSLESS, PACK = "cifar-10-python.tar.gz", "cifar-10-batches-py", "cifar10-lossless.npz", "cifar10-pack.tar"
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (N, 32, 32, 3) uint8 with labels (N,), whether the pixels are exact, and the file they came from."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    exact: bool
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def tensor(self, rows: Any = slice(None), dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Images in [-1, 1], channels first: (n, 3, 32, 32)."""
+        x = torch.from_numpy(np.ascontiguousarray(self.images[rows]))
+        return x.permute(0, 3, 1, 2).to(dtype).contiguous() / 127.5 - 1
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the pixels, which a model card records."""
+        return hashlib.sha256(np.ascontiguousarray(self.images)).hexdigest()
+
+
+def cifar10(root: str | os.PathLike[str] | None = None, split: str = "train", exact: bool = False) -> Images:
+    """The ``train`` (50,000) or ``test`` (10,000) images; ``exact=True`` takes exact pixels only, a subset if need be.
+
+    ``root`` is a folder or file as described at the top of this module; default: the environment variable
+    ``DIFFNUM_DATA``, else the cache folder, into which the archive is downloaded when it is not there.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    given = root if root is not None else os.environ.get("DIFFNUM_DATA")
+    place = Path(given) if given else cache()
+    if given and not place.exists():
+        raise DiffnumError(f"the data folder {place} does not exist; {_advice()}")
+    found = _find(place, split, exact)
+    if found is None:
+        if given:
+            kind = "exact-pixel CIFAR-10" if exact else "CIFAR-10"
+            raise DiffnumError(f"no {kind} images under {place}; {_advice()}")
+        _download(place)
+        found = _find(place, split, exact)
+        assert found is not None
+    return found
+
+
+def cache() -> Path:
+    """Folder for downloads and decoded arrays: ``DIFFNUM_CACHE``, or the user's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("DIFFNUM_CACHE") or pooch.os_cache("diffnum"))
+
+
+def _advice() -> str:
+    return (
+        f"download {URL} in a browser (md5 {MD5}), put {ARCHIVE} unopened into a folder, "
+        "and name that folder with root=, --data or the environment variable DIFFNUM_DATA"
+    )
+
+
+def _download(folder: Path) -> None:
+    import pooch
+
+    try:
+        pooch.retrieve(URL, known_hash=f"md5:{MD5}", fname=ARCHIVE, path=folder, progressbar=False)
+    except Exception as error:  # requests, urllib and ssl each bring their own; the remedy is one
+        reason = type(error).__name__
+        raise DiffnumError(f"CIFAR-10 is not on this machine and cannot be downloaded ({reason}); {_advice()}") from None
+
+
+def _find(place: Path, split: str, exact: bool) -> Images | None:
+    """First usable source at ``place``, exact and complete ones first."""
+    inside = [place] if place.is_file() else sorted(p for p in place.iterdir()) if place.is_dir() else []
+    by_name = {p.name: p for p in inside}
+    if place.is_dir() and place.name == FOLDER:
+        by_name[FOLDER] = place
+    if ARCHIVE in by_name or place.name.endswith(".tar.gz"):
+        path = by_name.get(ARCHIVE, place)
+        return _cached(path, split, lambda: _batches(_tar_members(path), split), exact=True)
+    if FOLDER in by_name:
+        folder = by_name[FOLDER]
+        return _cached(folder, split, lambda: _batches(((p.name, p.read_bytes()) for p in folder.iterdir()), split), True)
+    if PACK in by_name:
+        path = by_name[PACK]
+        return _cached(path, f"{split}-exact" if exact else split, lambda: _unpack(path, split, exact), exact)
+    if not exact:
+        if place.is_dir() and (place / split).is_dir():
+            tree = place / split
+            return _cached(tree, split, lambda: _decode(
+                (f"{split}/{p.parent.name}/{p.name}", p.read_bytes()) for p in sorted(tree.glob("*/*"))), False)
+        for path in (p for p in inside if p.suffix == ".zip"):
+            with zipfile.ZipFile(path) as z:
+                names = sorted(n for n in z.namelist() if f"{split}/" in n and n.lower().endswith(PICTURES))
+            if names:
+                return _cached(path, split, lambda: _decode(_zip_members(path, names)), False)  # noqa: B023
+    if LOSSLESS in by_name:
+        try:
+            with np.load(by_name[LOSSLESS]) as z:
+                return Images(z[f"{split}_x"], z[f"{split}_y"].astype(np.int64), True, LOSSLESS)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DiffnumError(f"{by_name[LOSSLESS]} cannot be read ({error}); copy it again") from None
+    return None
+
+
+def _cached(path: Path, key: str, read: Any, exact: bool) -> Images:
+    """Decode once; keep the arrays beside the downloads under a name that changes when the source does."""
+    stat = path.stat()
+    tag = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{key}".encode()).hexdigest()[:16]
+    file = cache() / "decoded" / f"cifar10-{key}-{tag}.npz"
+    if file.is_file():
+        try:
+            with np.load(file) as z:
+                return Images(z["images"], z["labels"], exact, path.name)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            pass  # an interrupted disk; decode anew
+    try:
+        images, labels = read()
+    except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError) as error:
+        raise DiffnumError(f"{path} cannot be read as CIFAR-10 ({error}); copy or download it again") from None
+    if len(images) == 0:
+        raise DiffnumError(f"{path} holds no {key} images of 32x32 pixels; {_advice()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False, suffix=".npz") as f:
+            np.savez(f, images=images, labels=labels)
+        os.replace(f.name, file)
+    except OSError:
+        pass  # a read-only home costs time, not the run
+    return Images(images, labels, exact, path.name)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if digest != MD5:
+        raise DiffnumError(f"{path} has md5 {digest}, expected {MD5}: the download is incomplete; {_advice()}")
+    with tarfile.open(path) as tar:
+        for member in tar:
+            stream = tar.extractfile(member)
+            if stream is not None:
+                yield Path(member.name).name, stream.read()
+
+
+class _Numpy(pickle.Unpickler):
+    """The canonical batches are pickles: allow the few names that arrays of bytes need and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype") or module == "_codecs":
+            return super().find_class(module, name)
+        raise ValueError(f"unexpected {module}.{name} inside a CIFAR-10 batch")
+
+
+def _batches(members: Iterable[tuple[str, bytes]], split: str) -> tuple[np.ndarray, np.ndarray]:
+    wanted = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
+    files = {name: blob for name, blob in members if name in wanted}
+    if missing := [name for name in wanted if name not in files]:
+        raise ValueError(f"missing {', '.join(missing)}")
+    batches = [_Numpy(io.BytesIO(files[name]), encoding="bytes").load() for name in wanted]
+    images = np.concatenate([b[b"data"] for b in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), np.concatenate([b[b"labels"] for b in batches]).astype(np.int64)
+
+
+def _zip_members(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as z:
+        for name in names:
+            yield name, z.read(name)
+
+
+def _decode(members: Iterable[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures named .../<class>/<file> -> arrays; the label is the class's place in the alphabet."""
+    from PIL import Image
+
+    images, labels = [], []
+    for name, blob in members:
+        if name.lower().endswith(PICTURES):
+            pixels = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
+            if pixels.shape != (32, 32, 3):
+                raise ValueError(f"{name} has shape {pixels.shape}, expected 32x32 RGB")
+            images.append(pixels)
+            labels.append(Path(name).parent.name)
+    order = {c: i for i, c in enumerate(sorted(set(labels) | (set(CLASSES) if set(labels) <= set(CLASSES) else set())))}
+    stack = np.stack(images) if images else np.zeros((0, 32, 32, 3), np.uint8)
+    return stack, np.array([order[c] for c in labels], np.int64)
+
+
+# ---------------------------------------------------------------------------------------- a pack that travels
+
+
+def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] | None = None) -> Path:
+    """Write ``cifar10-pack.tar`` (about 35 MiB) for a training machine that cannot download anything.
+
+    It holds the pictures of a class-folder zip joined and xz-compressed together, since their headers repeat (half of
+    their size), and the exact-pixel subset as lossless WebP sheets. The canonical archive needs no pack: copy that.
+    """
+    from PIL import Image
+
+    given = root if root is not None else os.environ.get("DIFFNUM_DATA")
+    place = Path(given) if given else cache()
+    zips = sorted(place.glob("*.zip")) if place.is_dir() else [place]
+    if not zips or not zips[0].is_file():
+        raise DiffnumError(f"no zip of class folders under {place} to pack; {_advice()}")
+    with zipfile.ZipFile(zips[0]) as z:
+        names = sorted(n for n in z.namelist() if n.startswith("train/") and n.lower().endswith(PICTURES))
+        blobs = [z.read(n) for n in names]
+    listing = "\n".join(f"{n} {len(b)}" for n, b in zip(names, blobs, strict=True)).encode()
+    parts = {"names.xz": lzma.compress(listing), "pictures.xz": lzma.compress(b"".join(blobs), preset=6)}
+    for split in ("train", "test"):
+        exact = cifar10(place, split, exact=True)
+        sheet = np.zeros((-len(exact) % 64 + len(exact), 32, 32, 3), np.uint8)
+        sheet[: len(exact)] = exact.images
+        sheet = sheet.reshape(-1, 64, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 2048, 3)
+        buffer = io.BytesIO()
+        Image.fromarray(sheet).save(buffer, "WEBP", lossless=True, quality=60, method=4)
+        parts[f"{split}.webp"] = buffer.getvalue()
+        parts[f"{split}.labels"] = exact.labels.astype(np.uint8).tobytes()
+    target = Path(folder) / PACK
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(target.with_suffix(".part"), "w") as tar:
+        for name, blob in parts.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(blob)
+            tar.addfile(info, io.BytesIO(blob))
+    os.replace(target.with_suffix(".part"), target)
+    return target
+
+
+def _unpack(path: Path, split: str, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+    from PIL import Image
+
+    def read(tar: tarfile.TarFile, name: str) -> bytes:
+        stream = tar.extractfile(name)
+        assert stream is not None
+        return stream.read()
+
+    with tarfile.open(path) as tar:
+        if exact or split == "test":
+            labels = np.frombuffer(read(tar, f"{split}.labels"), np.uint8).astype(np.int64)
+            sheet = np.asarray(Image.open(io.BytesIO(read(tar, f"{split}.webp"))).convert("RGB"))
+            images = sheet.reshape(-1, 32, 64, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
+            return np.ascontiguousarray(images[: len(labels)]), labels
+        listing = lzma.decompress(read(tar, "names.xz")).decode().splitlines()
+        joined = io.BytesIO(lzma.decompress(read(tar, "pictures.xz")))
+    pairs = (line.rsplit(" ", 1) for line in listing)
+    return _decode((name, joined.read(int(size))) for name, size in pairs)

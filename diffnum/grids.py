@@ -1,0 +1,143 @@
+"""Time grids: where a solver stands at each step.
+
+Each is called as ``grid(process, steps, t_end=None, t_start=None)`` and returns ``steps + 1`` strictly decreasing times,
+a CPU float64 tensor from ``t_start`` (default ``process.t_max``) to ``t_end`` (default ``process.t_end``: 1e-3 for VP,
+0.002 for VE). ``t_end=0`` must be asked for. Every grid raises ``ValueError`` for steps or end points out of range.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Grid = Callable[..., Tensor]
+
+
+def uniform(process: Any, steps: int, t_end: float | None = None, t_start: float | None = None) -> Tensor:
+    """Equal steps in t."""
+    first, last = _ends(process, steps, t_end, t_start)
+    return _decreasing(_fractions(steps, first, last), first, last, "uniform")
+
+
+def quadratic(process: Any, steps: int, t_end: float | None = None, t_start: float | None = None) -> Tensor:
+    r"""Equal steps in :math:`\sqrt t`, which removes the singularity of linear schedules at t = 0."""
+    first, last = _ends(process, steps, t_end, t_start)
+    return _decreasing(_fractions(steps, first**0.5, last**0.5) ** 2, first, last, "quadratic")
+
+
+def log_snr(process: Any, steps: int, t_end: float | None = None, t_start: float | None = None) -> Tensor:
+    """Equal steps in the log signal-to-noise ratio. With ``t_end=0`` the last step jumps from the default end to 0."""
+    first, last = _ends(process, steps, t_end, t_start)
+    if last == 0:
+        return _jump_to_zero(log_snr, process, steps, first)
+    ends = (process.log_snr(t) for t in (first, last))
+    return _decreasing(process.time_of_log_snr(_fractions(steps, *ends)), first, last, "log_snr")
+
+
+def karras(
+    process: Any, steps: int, t_end: float | None = None, t_start: float | None = None, rho: float = 7.0
+) -> Tensor:
+    r"""Equal steps in :math:`(\sigma/\alpha)^{1/\rho}` (Karras et al. 2022, arXiv:2206.00364, equation 5).
+
+    With ``t_end=0`` the last step jumps from the default end to 0, as there.
+    """
+    if not 0 < rho < float("inf"):
+        raise ValueError(f"rho={rho} must be positive and finite; the usual exponent is 7")
+    first, last = _ends(process, steps, t_end, t_start)
+    if last == 0:
+        return _jump_to_zero(karras, process, steps, first, rho=rho)
+    ends = (process.rho(t) ** (1 / rho) for t in (first, last))
+    return _decreasing(process.time_of_rho(_fractions(steps, *ends) ** rho), first, last, "karras")
+
+
+def sigma(process: Any, steps: int, t_end: float | None = None, t_start: float | None = None) -> Tensor:
+    r"""Equal steps in :math:`\sigma/\alpha`, the variable in which PNDM's weights are the right ones."""
+    first, last = _ends(process, steps, t_end, t_start)
+    ratios = _fractions(steps, process.rho(first), process.rho(last))
+    return _decreasing(process.time_of_rho(ratios), first, last, "sigma")
+
+
+def from_table(
+    process: Any, steps: int, t_end: float | None = None, t_start: float | None = None, size: int = 1000
+) -> Tensor:
+    """Equal strides through a discrete table: every time is a multiple of ``1/N``.
+
+    ``t_end=0`` is the step choice of PNDM: indices ``(steps - 1) stride, ..., stride, 0`` with ``stride = N // steps``,
+    then the clean level. Index k stands at ``t = (k + 1)/N``. Otherwise the strides end at the level nearest ``t_end``.
+    The top of the table is skipped where the stride does not divide it, as in the published code.
+
+    Args:
+        process: its own table gives N where it has one.
+        steps: at most the number of levels between the two ends.
+        t_end: where to end.
+        t_start: start at most here.
+        size: N for a process without a table.
+    """
+    first, last = _ends(process, steps, t_end, t_start)
+    unit = getattr(process, "unit", None)
+    size = size if unit is None else round(1 / unit)
+    top, bottom = round(first * size), round(last * size)
+    stride = (top - bottom) // steps
+    if stride < 1:
+        raise ValueError(f"steps={steps} exceeds the {top - bottom} levels of the table between the two ends; use fewer")
+    down = torch.arange(steps, -1, -1, dtype=torch.float64)
+    levels = bottom + stride * down if bottom else torch.where(down > 0, 1 + stride * (down - 1), 0.0)
+    return check_times(levels / size, process)
+
+
+def check_times(times: Tensor | list[float], process: Any) -> Tensor:
+    """The times as a CPU float64 tensor, if they are a grid for the process.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: fewer than two, not finite, not strictly decreasing, or outside the process's time.
+    """
+    try:
+        times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"times={times!r} is not a list of numbers; use a grid of diffnum.grids") from error
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times has shape {tuple(times.shape)}; a grid is a list of at least two times")
+    if not bool(times.isfinite().all()):
+        raise ValueError(f"times[{int(times.isfinite().logical_not().nonzero()[0])}] is not finite; remove NaN and inf")
+    rising = (times.diff() >= 0).nonzero()
+    if len(rising):
+        i = int(rising[0])
+        raise ValueError(
+            f"times[{i}]={times[i]:.6g} is followed by {times[i + 1]:.6g}; sampling runs from large t to small t, "
+            "so times must decrease strictly (use .flip(0) on an increasing grid)"
+        )
+    if times[-1] < 0 or times[0] > process.t_max * (1 + 1e-12):
+        raise ValueError(
+            f"times run from {times[0]:.6g} to {times[-1]:.6g}; this process lives on 0 ... {process.t_max:.6g}"
+        )
+    return times
+
+
+def _ends(process: Any, steps: int, t_end: float | None, t_start: float | None) -> tuple[float, float]:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"steps={steps!r} must be a positive integer")
+    first = float(process.t_max if t_start is None else t_start)
+    last = float(process.t_end if t_end is None else t_end)
+    if not 0 <= last < first <= process.t_max * (1 + 1e-12):
+        raise ValueError(f"t_start={first:.6g}, t_end={last:.6g}: need 0 <= t_end < t_start <= {process.t_max:.6g}")
+    return first, last
+
+
+def _fractions(steps: int, first: float, last: float) -> Tensor:
+    return torch.linspace(first, last, steps + 1, dtype=torch.float64)
+
+
+def _decreasing(times: Tensor, first: float, last: float, name: str) -> Tensor:
+    times = times.clone()
+    times[0], times[-1] = first, last  # the ends are what was asked for, not their image through two maps
+    if not bool((times.diff() < 0).all()):
+        raise ValueError(f"the {name} grid with {len(times) - 1} steps repeats a time in float64; use fewer steps")
+    return times
+
+
+def _jump_to_zero(grid: Grid, process: Any, steps: int, first: float, **options: float) -> Tensor:
+    if steps == 1 or first <= process.t_end:
+        return uniform(process, steps, 0.0, first)
+    return torch.cat([grid(process, steps - 1, None, first, **options), torch.zeros(1, dtype=torch.float64)])

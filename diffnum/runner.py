@@ -1,0 +1,213 @@
+"""How a solver is declared, and how it is run.
+
+A solver is a generator function ``solver(problem, u, times, **options)`` that yields the state after each step. The
+decorator :func:`method` records its claims, which tests measure, and refuses bad input before the first evaluation;
+:func:`solve` runs it and owns everything that is not the method: recording, progress, gradients.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffnum.errors import DiffnumError
+from diffnum.grids import check_times
+from diffnum.noise import Noise, Seeded, seed_from
+from diffnum.problem import Problem
+
+Solver = Callable[..., Iterator[Tensor]]
+
+#: Every solver declared with ``method(..., register=True)``, by name.
+registry: dict[str, Solver] = {}
+
+
+def method(
+    *,
+    order: int | Callable[..., int],
+    nfe: Callable[..., int],
+    paper: str,
+    kind: str = "ode",
+    families: tuple[str, ...] = ("isotropic",),
+    exact_for: str = "",
+    reaches_zero: Callable[..., bool] = lambda n, **options: True,
+    register: bool = False,
+) -> Callable[[Solver], Solver]:
+    """Declare a solver's claims; tests read them from the solver and measure every one.
+
+    The decorated function keeps its signature. Before it runs it checks the options, the process, the grid (which
+    reaches the method as Python floats) and the state. It gains the attributes
+
+    - ``order(grid="log_snr", **options)``: global order of convergence on a grid of that name,
+    - ``nfe(n, **options)``: evaluations that n steps cost,
+    - ``kind`` ("ode" or "sde"), ``families`` of processes, ``exact_for``, ``paper``,
+    - ``reaches_zero(n, **options)``: whether n steps may end at t = 0.
+
+    Args:
+        order: a number, or a function of ``grid`` and of the options where the order depends on them.
+        nfe: number of evaluations as a function of the number of steps and of the options.
+        paper: author, year, arXiv id, and equation or algorithm.
+        kind: "ode" or "sde".
+        families: families of processes that the method integrates.
+        exact_for: what it integrates without error, in words.
+        reaches_zero: as a function of the number of steps and of the options.
+        register: enter it in the registry (for the library's own solvers).
+    """
+
+    def decorate(function: Solver) -> Solver:
+        name = function.__name__
+        options = list(inspect.signature(function).parameters)[3:]
+
+        @wraps(function)
+        def checked(problem: Problem, u: Tensor, times: Any, **given: Any) -> Iterator[Tensor]:
+            for option in given:
+                if option not in options:
+                    raise TypeError(f"{name} has no option {option!r}; {_options(options)}")
+            if problem.process.family not in families:
+                raise DiffnumError(
+                    f"{name} integrates {' and '.join(families)} processes; "
+                    f"{type(problem.process).__name__} is {problem.process.family}"
+                )
+            grid = check_times(times, problem.process).tolist()
+            n = len(grid) - 1
+            if problem.process.levels(grid[-1])[1] == 0 and not reaches_zero(n, **given):
+                raise DiffnumError(
+                    f"{name} evaluates the noise prediction at the last time, and with {n} steps it cannot end at "
+                    f"t={grid[-1]:g}, where there is no noise; end the grid above 0 or use ddim for the last step"
+                )
+            problem.check(u)
+            return function(problem, u, grid, **given)
+
+        claims = {
+            "order": order if callable(order) else lambda grid="log_snr", **options: order,
+            "nfe": nfe,
+            "kind": kind,
+            "families": families,
+            "exact_for": exact_for,
+            "paper": paper,
+            "reaches_zero": reaches_zero,
+        }
+        vars(checked).update(claims)
+        if register:
+            registry[name] = checked
+        return checked
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a run returns.
+
+    Attributes:
+        u: final state, ``(batch, *event)`` for isotropic processes.
+        x: the same in data space.
+        nfe: evaluations that this run spent.
+        times: the grid, CPU float64.
+        trajectory: every state, the start included, stacked on a new first axis; None unless asked for.
+    """
+
+    u: Tensor
+    x: Tensor
+    nfe: int
+    times: Tensor
+    trajectory: Tensor | None = None
+
+
+def find(solver: str | Solver) -> Solver:
+    """The solver of that name, or the function itself.
+
+    Raises:
+        KeyError: no solver of that name; the message gives the nearest names.
+        TypeError: neither a name nor a function.
+    """
+    if callable(solver):
+        return solver
+    if not isinstance(solver, str):
+        raise TypeError(f"solver={solver!r} is neither a name nor a generator function")
+    if solver not in registry:
+        near = get_close_matches(solver, registry, n=3, cutoff=0.4) or sorted(registry)
+        raise KeyError(f"no solver is called {solver!r}; did you mean {', '.join(near)}?")
+    return registry[solver]
+
+
+def solve(
+    problem: Problem,
+    solver: str | Solver,
+    u: Tensor,
+    times: Tensor | list[float],
+    *,
+    noise: Noise | None = None,
+    generator: torch.Generator | None = None,
+    denoise: bool = False,
+    trajectory: bool = False,
+    progress: bool = False,
+    gradients: bool = False,
+    **options: Any,
+) -> Solution:
+    """Run a solver over a time grid.
+
+    Args:
+        problem: process and denoiser.
+        solver: name of a registered solver, or any generator function ``(problem, u, times, **options)``.
+        u: start state at ``times[0]``; it is not written to.
+        times: strictly decreasing times, from a grid of :mod:`diffnum.grids`.
+        noise: noise source of a stochastic solver; by default seeded from ``generator``, or with seed 0.
+        generator: supplies a seed for the noise.
+        denoise: add the papers' last step, from ``times[-1]`` to the predicted clean data; one more evaluation.
+        trajectory: keep every state.
+        progress: show a progress bar.
+        gradients: let autograd record the run (off by default).
+        **options: options of the solver.
+
+    Returns:
+        the final state, its evaluations, and the trajectory if asked for.
+
+    Raises:
+        KeyError: unknown solver. TypeError: unknown option, or a state that is not a floating tensor.
+        ValueError: a bad grid, state or option value.
+        DiffnumError: a solver on a process that it cannot integrate, or a grid that ends where it cannot.
+    """
+    run = find(solver)
+    times = check_times(times, problem.process)
+    if denoise and problem.process.levels(times[-1].item())[1] == 0:
+        raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
+    if "noise" in inspect.signature(run).parameters:
+        options["noise"] = Seeded(seed_from(generator)) if noise is None else noise
+        getattr(noise, "restart", lambda: None)()
+    elif noise is not None:
+        raise TypeError(f"noise was given, but {getattr(run, '__name__', run)} is deterministic; leave it out")
+    problem.check(u)
+    before, states = problem.nfe, [u]
+    with torch.set_grad_enabled(gradients):
+        steps = run(problem, u, times.tolist(), **options)
+        for u in _bar(steps, problem, len(times) - 1, len(u)) if progress else steps:
+            if trajectory:
+                states.append(u)
+        if denoise:
+            u = problem.process.encode(problem.x0(u, times[-1].item()))
+    kept = torch.stack(states) if trajectory else None
+    return Solution(u, problem.process.decode(u), problem.nfe - before, times, kept)
+
+
+def _bar(steps: Iterator[Tensor], problem: Problem, total: int, batch: int) -> Iterator[Tensor]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+    before = problem.nfe
+    with Progress(*columns) as bar:
+        task = bar.add_task("", total=total, state="")
+        for i, u in enumerate(steps, 1):
+            bar.update(task, completed=i, state=f"step {i}/{total}, NFE {problem.nfe - before}, batch {batch}")
+            yield u
+
+
+def _options(options: list[str]) -> str:
+    return f"it has {', '.join(options)}" if options else "it has none"
+
+
+__all__ = ["Solution", "Solver", "find", "method", "registry", "solve"]

@@ -1,0 +1,188 @@
+r"""PNDM: pseudo numerical methods (Liu et al. 2022, arXiv:2202.09778).
+
+| paper | here |
+|---|---|
+| alpha-bar_t | alpha_t^2 |
+| phi(x, e, t, t - delta) | transfer(problem, u, e, t, s) |
+| e_t, e' | e, bar |
+
+A pseudo method is the gradient part of a classical one followed by the transfer map. In the rescaled variables
+:math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha` the ODE reads :math:`dy/d\rho = \epsilon` and the transfer is a straight line:
+each method below *is* a classical method for that equation, but with the weights of uniform steps on nodes
+:math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 on every grid not uniform in rho.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+
+from torch import Tensor
+
+from diffnum.coefficients import adams_bashforth, adams_weights, combine
+from diffnum.problem import Problem
+from diffnum.runner import method
+from diffnum.solvers.ddim import improved_euler, runge_kutta, transfer
+
+PAPER = "Liu et al. 2022, arXiv:2202.09778"
+
+
+def middle(problem: Problem, t: float, s: float, midpoint: str) -> float:
+    """Time of the Runge-Kutta stages: half way in t, as published, or half way in sigma/alpha."""
+    if midpoint == "t":
+        return (t + s) / 2
+    rho_t, rho_s = (sigma / alpha for alpha, sigma in map(problem.process.levels, (t, s)))
+    return problem.process.time_of_rho((rho_t + rho_s) / 2)
+
+
+def _known(midpoint: str) -> None:
+    if midpoint not in ("t", "sigma"):
+        raise ValueError(f"midpoint={midpoint!r} must be 't' (as published) or 'sigma' (fourth order)")
+
+
+@method(
+    order=lambda grid="log_snr", midpoint="t": 4 if midpoint == "sigma" else 2,
+    nfe=lambda n, midpoint="t": 4 * n,
+    paper=f"{PAPER}, equation 13",
+    exact_for="a point mass",
+    reaches_zero=lambda n, midpoint="t": False,
+    register=True,
+)
+def prk(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") -> Iterator[Tensor]:
+    r"""Pseudo Runge-Kutta at every step.
+
+    .. math:: \bar e = \tfrac16 (e_1 + 2 e_2 + 2 e_3 + e_4), \qquad x_{i+1} = \phi(x_i, \bar e, t_i, t_{i+1})
+
+    Order 2, because the stages stand in the middle of t and not of :math:`\rho`; order 4 with ``midpoint="sigma"``, which
+    is the classical method for :math:`dy/d\rho = \epsilon`. Four evaluations a step; it cannot end at t = 0.
+    """
+    _known(midpoint)
+    move = partial(transfer, problem)
+    for t, s in pairwise(times):
+        bar = runge_kutta(problem.eps, move, u, problem.eps(u, t), t, middle(problem, t, s, midpoint), s)
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+@method(
+    order=2,
+    nfe=lambda n: n + 1,
+    paper=f"{PAPER}, section 3.3",
+    exact_for="a point mass",
+    reaches_zero=lambda n: n > 1,
+    register=True,
+)
+def s_pndm(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
+    r"""S-PNDM: second-order pseudo linear multistep.
+
+    .. math:: \bar e_i = \tfrac12 (3 e_i - e_{i-1}), \qquad x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
+
+    The first step is pseudo improved Euler. Order 2; n + 1 evaluations. State ``(batch, *event)``.
+    """
+    move, weights, old = partial(transfer, problem), adams_bashforth(2), None
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        bar = improved_euler(problem.eps, move, u, e, t, s) if old is None else combine(weights, (e, old))
+        u, old = transfer(problem, u, bar, t, s), e
+        yield u
+
+
+@method(
+    order=lambda grid="log_snr", midpoint="t": 4 if grid == "sigma" else 2,
+    nfe=lambda n, midpoint="t": n + 3 * min(n, 3),
+    paper=f"{PAPER}, section 3.3 and equation 12",
+    exact_for="a point mass",
+    reaches_zero=lambda n, midpoint="t": n > 3,
+    register=True,
+)
+def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") -> Iterator[Tensor]:
+    r"""F-PNDM: the 'fourth-order' pseudo linear multistep method, the headline of the paper.
+
+    .. math:: \bar e_i = \tfrac1{24} (55 e_i - 59 e_{i-1} + 37 e_{i-2} - 9 e_{i-3}), \qquad
+              x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
+
+    The first three steps are pseudo Runge-Kutta. Order 2 on any grid that is not uniform in :math:`\rho`: the weights
+    average over the steps uniformly, the exact integral with :math:`\rho'`. n + 9 evaluations; below four steps all are
+    pseudo Runge-Kutta. State ``(batch, *event)``.
+    """
+    _known(midpoint)
+    move, weights, past = partial(transfer, problem), adams_bashforth(4), []
+    for i, (t, s) in enumerate(pairwise(times)):
+        e = problem.eps(u, t)
+        past = [e, *past[:3]]
+        if i < 3:
+            bar = runge_kutta(problem.eps, move, u, e, t, middle(problem, t, s, midpoint), s)
+        else:
+            bar = combine(weights, past)
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+@method(
+    order=2,
+    nfe=lambda n: n + 1,
+    paper=f"{PAPER}, equation 12; ramp start as in Stable Diffusion's PLMS",
+    exact_for="a point mass",
+    reaches_zero=lambda n: n > 1,
+    register=True,
+)
+def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
+    r"""PLMS: F-PNDM's multistep formula with a ramp instead of the Runge-Kutta start.
+
+    Pseudo improved Euler, then Adams-Bashforth weights of order 2, 3 and 4. Order 2; n + 1 evaluations, eight fewer than
+    F-PNDM at the same error. State ``(batch, *event)``.
+    """
+    move, past = partial(transfer, problem), []
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        past = [e, *past[:3]]
+        if len(past) == 1:
+            bar = improved_euler(problem.eps, move, u, e, t, s)
+        else:
+            bar = combine(adams_bashforth(len(past)), past)
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+@method(
+    order=lambda grid="log_snr", order=4, variable="sigma": order,
+    nfe=lambda n, order=4, variable="sigma": n + 3 * min(n, order - 1),
+    paper=f"{PAPER}, repaired; variable='t' is tAB of Zhang and Chen 2023, arXiv:2204.13902",
+    exact_for="a point mass",
+    reaches_zero=lambda n, order=4, variable="sigma": n >= order,
+    register=True,
+)
+def pndm_variable(
+    problem: Problem, u: Tensor, times: list[float], order: int = 4, variable: str = "sigma"
+) -> Iterator[Tensor]:
+    r"""PNDM with the weights of the actual nodes, which restores the order of its Adams-Bashforth formula.
+
+    .. math:: \bar e_i = \frac{1}{\rho_{i+1} - \rho_i} \int_{\rho_i}^{\rho_{i+1}} \sum_{j<q} l_j \, e_{i-j} \, d\rho, \qquad
+              x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
+
+    with Lagrange polynomials in :math:`\rho` or in t. Started with Runge-Kutta steps whose stages stand in the middle of
+    :math:`\rho`. Order q; n + 3 (q - 1) evaluations. State ``(batch, *event)``.
+
+    Args:
+        order: q, from 1 to 4.
+        variable: "sigma" interpolates in sigma/alpha (variable-step Adams-Bashforth for dy/drho), "t" in time.
+
+    Raises:
+        ValueError: an order or variable outside these.
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"order={order!r} must be 1, 2, 3 or 4")
+    if variable not in ("sigma", "t"):
+        raise ValueError(f"variable={variable!r} must be 'sigma' or 't'")
+    process, move, past = problem.process, partial(transfer, problem), []
+    ratios = [sigma / alpha for alpha, sigma in map(process.levels, times)]
+    nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
+    weights = [
+        adams_weights(nodes[i - order + 1 : i + 1][::-1], ratios[i], ratios[i + 1], theta) if i >= order - 1 else ()
+        for i in range(len(times) - 1)
+    ]
+    for (t, s), w in zip(pairwise(times), weights, strict=True):
+        e = problem.eps(u, t)
+        past = [e, *past[: order - 1]]
+        bar = combine(w, past) if w else runge_kutta(problem.eps, move, u, e, t, middle(problem, t, s, "sigma"), s)
+        u = transfer(problem, u, bar, t, s)
+        yield u
