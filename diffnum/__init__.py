@@ -39,8 +39,6 @@ def __getattr__(name: str) -> Any:
         return import_module(f"diffnum.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'diffnum' has no attribute {name!r}")
-    if name in ("solve", "method"):
-        import_module("diffnum.solvers")  # fills the registry
     value = getattr(import_module(f"diffnum.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -32,7 +32,12 @@ from diffnum.errors import DiffnumError
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
-ARCHIVE, FOLDER, LOSSLESS, PACK = "cifar-10-python.tar.gz", "cifar-10-batches-py", "cifar10-lossless.npz", "cifar10-pack.tar"
+ARCHIVE, FOLDER, LOSSLESS, PACK = (
+    "cifar-10-python.tar.gz",
+    "cifar-10-batches-py",
+    "cifar10-lossless.npz",
+    "cifar10-pack.tar",
+)
 PICTURES = (".jpg", ".jpeg", ".png")
 
 
@@ -56,7 +61,7 @@ class Images:
     @property
     def sha256(self) -> str:
         """Checksum of the pixels, which a model card records."""
-        return hashlib.sha256(np.ascontiguousarray(self.images)).hexdigest()
+        return hashlib.sha256(self.images.tobytes()).hexdigest()
 
 
 def cifar10(root: str | os.PathLike[str] | None = None, split: str = "train", exact: bool = False) -> Images:
@@ -103,7 +108,9 @@ def _download(folder: Path) -> None:
         pooch.retrieve(URL, known_hash=f"md5:{MD5}", fname=ARCHIVE, path=folder, progressbar=False)
     except Exception as error:  # requests, urllib and ssl each bring their own; the remedy is one
         reason = type(error).__name__
-        raise DiffnumError(f"CIFAR-10 is not on this machine and cannot be downloaded ({reason}); {_advice()}") from None
+        raise DiffnumError(
+            f"CIFAR-10 is not on this machine and cannot be downloaded ({reason}); {_advice()}"
+        ) from None
 
 
 def _find(place: Path, split: str, exact: bool) -> Images | None:
@@ -117,15 +124,23 @@ def _find(place: Path, split: str, exact: bool) -> Images | None:
         return _cached(path, split, lambda: _batches(_tar_members(path), split), exact=True)
     if FOLDER in by_name:
         folder = by_name[FOLDER]
-        return _cached(folder, split, lambda: _batches(((p.name, p.read_bytes()) for p in folder.iterdir()), split), True)
+        return _cached(
+            folder, split, lambda: _batches(((p.name, p.read_bytes()) for p in folder.iterdir()), split), True
+        )
     if PACK in by_name:
         path = by_name[PACK]
         return _cached(path, f"{split}-exact" if exact else split, lambda: _unpack(path, split, exact), exact)
     if not exact:
         if place.is_dir() and (place / split).is_dir():
             tree = place / split
-            return _cached(tree, split, lambda: _decode(
-                (f"{split}/{p.parent.name}/{p.name}", p.read_bytes()) for p in sorted(tree.glob("*/*"))), False)
+            return _cached(
+                tree,
+                split,
+                lambda: _decode(
+                    (f"{split}/{p.parent.name}/{p.name}", p.read_bytes()) for p in sorted(tree.glob("*/*"))
+                ),
+                False,
+            )
         for path in (p for p in inside if p.suffix == ".zip"):
             with zipfile.ZipFile(path) as z:
                 names = sorted(n for n in z.namelist() if f"{split}/" in n and n.lower().endswith(PICTURES))
@@ -182,7 +197,7 @@ class _Numpy(pickle.Unpickler):
     """The canonical batches are pickles: allow the few names that arrays of bytes need and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype") or module == "_codecs":
+        if (module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype")) or module == "_codecs":
             return super().find_class(module, name)
         raise ValueError(f"unexpected {module}.{name} inside a CIFAR-10 batch")
 
@@ -243,9 +258,9 @@ def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] 
     parts = {"names.xz": lzma.compress(listing), "pictures.xz": lzma.compress(b"".join(blobs), preset=6)}
     for split in ("train", "test"):
         exact = cifar10(place, split, exact=True)
-        sheet = np.zeros((-len(exact) % 64 + len(exact), 32, 32, 3), np.uint8)
-        sheet[: len(exact)] = exact.images
-        sheet = sheet.reshape(-1, 64, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 2048, 3)
+        padded = np.zeros((-len(exact) % 64 + len(exact), 32, 32, 3), np.uint8)
+        padded[: len(exact)] = exact.images
+        sheet = padded.reshape(-1, 64, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 2048, 3)
         buffer = io.BytesIO()
         Image.fromarray(sheet).save(buffer, "WEBP", lossless=True, quality=60, method=4)
         parts[f"{split}.webp"] = buffer.getvalue()

@@ -77,7 +77,7 @@ def from_table(
     first, last = _ends(process, steps, t_end, t_start)
     unit = getattr(process, "unit", None)
     size = size if unit is None else round(1 / unit)
-    top, bottom = round(first * size), round(last * size)
+    top, bottom = int(first * size + 1e-9), round(last * size)
     stride = (top - bottom) // steps
     if stride < 1:
         raise ValueError(f"steps={steps} exceeds the {top - bottom} levels of the table between the two ends; use fewer")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -129,6 +130,7 @@ def find(solver: str | Solver) -> Solver:
         return solver
     if not isinstance(solver, str):
         raise TypeError(f"solver={solver!r} is neither a name nor a generator function")
+    import_module("diffnum.solvers")  # the library's own methods register when their modules are imported
     if solver not in registry:
         near = get_close_matches(solver, registry, n=3, cutoff=0.4) or sorted(registry)
         raise KeyError(f"no solver is called {solver!r}; did you mean {', '.join(near)}?")

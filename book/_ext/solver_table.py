@@ -1,0 +1,46 @@
+"""Sphinx extension: ``.. solver-table::``, the registered solvers with their claims, as the library records them."""
+
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
+
+
+def evaluations(solver):
+    """The claim ``nfe(n)`` as a formula such as "2n" or "n + 9" (it is linear once n is past the start-up)."""
+    slope = (solver.nfe(40) - solver.nfe(20)) // 20
+    start = solver.nfe(40) - 40 * slope
+    return f"{slope if slope > 1 else ''}n" + (f" + {start}" if start else "")
+
+
+class SolverTable(Directive):
+    """One row per solver of ``diffnum.solvers.registry``."""
+
+    def run(self):
+        """Build the table through a ``list-table``."""
+        from docutils import nodes
+
+        from diffnum.solvers import registry
+
+        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 16 10 10 12 22 30", ""]
+        header = ["solver", "order on log_snr", "order on uniform", "evaluations", "exact for", "source"]
+        rows = [
+            [
+                f"``{name}``",
+                str(solver.order(grid="log_snr")),
+                str(solver.order(grid="uniform")),
+                evaluations(solver),
+                solver.exact_for or "—",
+                solver.paper,
+            ]
+            for name, solver in registry.items()
+        ]
+        for row in [header, *rows]:
+            lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
+        node = nodes.container()
+        self.state.nested_parse(StringList(lines, "solver-table"), self.content_offset, node)
+        return node.children
+
+
+def setup(app):
+    """Register with Sphinx."""
+    app.add_directive("solver-table", SolverTable)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,511 @@
+"""The command line: ``diffnum sample | solvers | order | train``.
+
+Torch is imported inside the commands, so ``diffnum --help`` answers at once. Every refusal is one line on stderr that
+begins with ``diffnum:`` and says what to do; the exit status is 0 for success, 1 for a refusal (or an order that is not
+confirmed), 2 for a mistake in the command itself.
+"""
+
+import ast
+import inspect
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from functools import wraps
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+GRIDS = ("log_snr", "quadratic", "uniform", "karras", "sigma", "from_table")
+PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve")
+DTYPES = ("float32", "float64", "bfloat16")
+BATCH = 32  # images per network call: larger batches are no faster on two cores, and the bar moves less often
+T = TypeVar("T")
+
+
+# ------------------------------------------------------------------------------------------------------- errors
+
+
+def explained(command: Callable[..., T]) -> Callable[..., T]:
+    """Let a command end with one line on stderr and status 1 where the library refuses."""
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> T:
+        try:
+            return command(*args, **options)
+        except Exception as error:
+            from diffnum.errors import DiffnumError
+
+            memory = "out of memory" in str(error).lower() or isinstance(error, MemoryError)
+            if not memory and not isinstance(error, (ValueError, TypeError, KeyError, OSError, DiffnumError)):
+                raise
+            complain("out of memory; use a smaller --batch" if memory else sentence(error))
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def sentence(error: Exception) -> str:
+    """What an exception says, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])  # str() of a KeyError puts its message in quotes
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"diffnum: {message}", err=True)
+
+
+def main() -> None:
+    """The entry point ``diffnum``: usage mistakes, too, are one line, and none is a traceback."""
+    try:
+        status = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        status = 130
+    except Exception as error:
+        # Typer's usage errors know how to word themselves; its own copy of click has no public name to catch.
+        if type(error).__name__ == "Abort":
+            complain("interrupted")
+            sys.exit(130)
+        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+        else:
+            complain(f"{' '.join(error.format_message().split())} (diffnum --help shows what there is)")
+        status = error.exit_code
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+# ----------------------------------------------------------------------------------------------- reading options
+
+
+def choose(what: str, name: str, known: tuple[str, ...]) -> str:
+    """The name, if it is known; else a ValueError with the nearest names."""
+    if name in known:
+        return name
+    near = get_close_matches(name, known, n=3, cutoff=0.5) or known
+    raise ValueError(f"no {what} is called {name!r}; did you mean {', '.join(near)}?")
+
+
+def make_process(name: str) -> Any:
+    """The process of that name."""
+    import torch
+
+    from diffnum import VE, VP
+
+    choose("process", name, PROCESSES)
+    makers: dict[str, Callable[[], Any]] = {
+        "vp": VP,
+        "vp-cosine": VP.cosine,
+        "vp-ddpm": lambda: VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),  # Ho et al. 2020
+        "ve": VE,
+    }
+    return makers[name]()
+
+
+def make_grid(name: str) -> Callable[..., Any]:
+    """The grid function of that name."""
+    from diffnum import grids
+
+    return getattr(grids, choose("grid", name, GRIDS))
+
+
+def make_device(name: str) -> Any:
+    """The device, if this machine has it; "auto" is a GPU where there is one."""
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if found else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type == "cpu" and device.index is None:
+        return device
+    here = f"this machine has cpu{''.join(f', cuda:{i}' for i in range(found))}"
+    if device.type != "cuda" or (device.index or 0) >= found:
+        raise ValueError(f"device {name!r} does not exist here; {here}: use --device cpu or --device auto")
+    return device
+
+
+def solver_options(solver: Callable[..., Any], given: list[str]) -> dict[str, Any]:
+    """Options of a solver from ``key=value`` texts; each value is read as the type of the option's default."""
+    known = {p.name: p.default for p in list(inspect.signature(solver).parameters.values())[3:] if p.name != "noise"}
+    name, options = getattr(solver, "__name__", "the solver"), {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option {text!r} is not of the form key=value, such as --option order=3")
+        if key not in known:
+            there = f"it has {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"{name} has no option {key!r}; {there}")
+        options[key] = read_value(key, value, known[key])
+    return options
+
+
+def read_value(key: str, text: str, default: Any) -> Any:
+    """A text as a value of the default's type; without a typed default as a Python literal, or else as text."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool) or default is None or default is inspect.Parameter.empty:
+        words = {"true": True, "false": False, "yes": True, "no": False, "none": None}
+        if text.lower() in words:
+            return words[text.lower()]
+        if isinstance(default, bool):
+            raise ValueError(f"option {key}={text!r} must be true or false")
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    try:
+        return type(default)(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"option {key}={text!r} must be of type {type(default).__name__}, like {default!r}") from None
+
+
+def writable(path: Path, *suffixes: str) -> Path:
+    """The path, if a file can be put there: asked before the work, so that no result is lost for want of a folder."""
+    folder = path.parent
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"--out {path} must end with {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder; name a file in it")
+    if not folder.is_dir():
+        raise ValueError(f"--out {path}: the folder {folder} does not exist; create it first (mkdir -p {folder})")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {path}: cannot write into {folder} ({error.strerror}); choose another") from None
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------ commands
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from diffnum import __version__
+
+        typer.echo(f"diffnum {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Diffusion samplers as numerical methods: draw images, list the solvers, measure their orders.
+
+    [bold]diffnum sample[/bold] draws 64 images; [bold]diffnum order --solver f_pndm[/bold] measures an order.
+    """
+
+
+@app.command()
+@explained
+def sample(
+    solver: str = typer.Option("f_pndm", help="How to integrate; `diffnum solvers` lists them."),
+    steps: int = typer.Option(20, help="Steps of the grid. F-PNDM spends steps + 9 network evaluations."),
+    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}. One network serves them all."),
+    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS)}."),
+    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
+    denoise: bool = typer.Option(False, help="End with the predicted clean image: one more evaluation."),
+    number: int = typer.Option(64, "-n", "--number", help="How many images."),
+    batch: int = typer.Option(BATCH, help="Images per network call: speed and memory only, the images stay the same."),
+    seed: int = typer.Option(0, help="Image i depends on the seed and on i alone."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    dtype: str = typer.Option("float32", help=f"Precision of the states: {', '.join(DTYPES)}."),
+    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
+    network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
+    columns: int = typer.Option(None, help="Images in a row of the sheet; by default as square as possible."),
+    scale: int = typer.Option(2, help="Enlarge each pixel of the sheet to a square of this size."),
+    npz: bool = typer.Option(False, "--npz", help="Also write the images and how they were made to a .npz file."),
+    out: Path = typer.Option("samples.png", help="The sheet, a .png file; a name in .npz writes the arrays alone."),
+) -> None:
+    """Draw images with a network and write them to one sheet.
+
+    64 CIFAR-10 images by F-PNDM in 20 steps (29 network evaluations):
+
+        diffnum sample
+
+    The same start noise through DDIM at the same cost, and Heun's method on VE:
+
+        diffnum sample --solver ddim --steps 29 --out ddim.png
+
+        diffnum sample --solver heun --process ve --grid karras --out ve.png
+
+    A solver's own options, and arrays to compute with (samples.npz):
+
+        diffnum sample --solver pndm_variable --option order=3 --npz -n 16
+    """
+    for name, value in (("-n", number), ("--steps", steps), ("--batch", batch), ("--scale", scale)):
+        if value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+    if columns is not None and columns < 1:
+        raise ValueError(f"--columns {columns} must be at least 1")
+    choose("dtype", dtype, DTYPES)
+    choose("process", process, PROCESSES)
+    choose("grid", grid, GRIDS)
+    writable(out, ".png", ".npz")
+    arrays = out if out.suffix.lower() == ".npz" else writable(out.with_suffix(".npz"), ".npz") if npz else None
+
+    import numpy as np
+    import torch
+
+    from diffnum import DiffnumError, Problem, __version__, load, plots, solve
+    from diffnum.noise import Seeded
+    from diffnum.runner import find
+
+    run, where = find(solver), make_device(device)
+    options = solver_options(run, option)
+    noising = make_process(process)
+    times = make_grid(grid)(noising, steps, t_end=t_end)
+    denoiser = load(network)
+    if getattr(denoiser, "kind", "edm") != "edm":
+        raise DiffnumError(f"{network} is a {denoiser.kind} network, which {process} cannot use; take one of kind edm")
+    problem = Problem(noising, denoiser)
+    stochastic = "noise" in inspect.signature(run).parameters
+
+    parts, begun, nfe = [], time.perf_counter(), 0
+    with Meter(number, len(times) - 1) as meter:
+        for first in range(0, number, batch):
+            indices = range(first, min(first + batch, number))
+            u = problem.prior(
+                (len(indices), *denoiser.shape), dtype=getattr(torch, dtype), device=where, seed=seed, indices=indices
+            )
+            noise = {"noise": Seeded(seed, indices)} if stochastic else {}
+            solution = solve(problem, meter.watch(run, len(indices)), u, times, denoise=denoise, **noise, **options)
+            nfe = solution.nfe
+            parts.append(solution.x.to("cpu", torch.float64 if dtype == "float64" else torch.float32))
+    seconds, x = time.perf_counter() - begun, torch.cat(parts)
+
+    pixels = plots.to_uint8(x)  # refuses NaN before anything is written
+    if arrays is not None:
+        about: dict[str, Any] = {
+            "images": pixels.numpy(), "x": x.numpy(), "seed": seed, "solver": solver, "steps": steps, "nfe": nfe,
+            "grid": grid, "times": times.numpy(), "process": process, "denoise": denoise, "options": repr(options),
+            "dtype": dtype, "device": str(where), "network": network, "weights_sha256": getattr(denoiser, "sha256", ""),
+            "diffnum": __version__, "torch": torch.__version__,
+        }  # fmt: skip
+        plots.write(arrays, lambda file: np.savez_compressed(file, **about))
+    if out != arrays:
+        plots.sheet(x, columns, out, scale)
+    written = " and ".join(str(path) for path in dict.fromkeys((out, arrays)) if path is not None)
+    typer.echo(
+        f"{number} image{'s' if number > 1 else ''}, {nfe} network evaluations each, "
+        f"{seconds:.1f} s, {number / seconds:.2f} images/s -> {written}"
+    )
+
+
+class Meter:
+    """A progress bar on stderr over batches and steps, with evaluations and images per second; silent off a terminal.
+
+    It watches a solver from outside: a generator around the generator.
+    """
+
+    def __init__(self, images: int, steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("sampling"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.images, self.steps, self.done, self.begun = images, steps, 0.0, time.perf_counter()
+        self.task = self.bar.add_task("", total=images * steps, state="first evaluation")
+
+    def __enter__(self) -> "Meter":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def watch(self, solver: Callable[..., Iterator[Any]], batch: int) -> Callable[..., Iterator[Any]]:
+        """The same solver; each of its steps advances the bar by ``batch`` image steps."""
+
+        @wraps(solver)
+        def watched(problem: Any, u: Any, times: Any, **options: Any) -> Iterator[Any]:
+            before = problem.nfe
+            for i, state in enumerate(solver(problem, u, times, **options), 1):
+                self.done += batch / self.steps
+                rate = self.done / (time.perf_counter() - self.begun)
+                text = f"step {i}/{self.steps}  NFE {problem.nfe - before}  {self.done:.0f}/{self.images} images"
+                self.bar.update(self.task, advance=batch, state=f"{text}  {rate:.2f} images/s")
+                yield state
+
+        return watched
+
+
+@app.command()
+@explained
+def solvers() -> None:
+    """List the solvers with what each claims: order, cost, and where it is from.
+
+    The order is that on the log_snr grid; where it differs on another grid or with an option, that is added. Claims are
+    measured by the library's tests, and by you:
+
+        diffnum order --solver ddim
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffnum.solvers import registry
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header in ("solver", "order", "NFE", "kind", "processes", "what it is", "source"):
+        table.add_column(header, no_wrap=header in ("solver", "NFE", "kind"))
+    for name, run in registry.items():
+        claims: Any = run
+        summary = (inspect.getdoc(run) or "").splitlines()[0].rstrip(".").replace("`", "")
+        table.add_row(
+            name, orders(claims), cost(claims), claims.kind, ", ".join(claims.families), summary, claims.paper
+        )
+    console = Console()
+    console.print(table, markup=False) if console.is_terminal else Console(width=160).print(table, markup=False)
+
+
+def orders(run: Any) -> str:
+    """The claimed order on the log_snr grid, then where it differs: ``2 (sigma grid: 4; midpoint=sigma: 4)``."""
+    usual = run.order(grid="log_snr")
+    elsewhere = [f"{grid} grid: {run.order(grid=grid)}" for grid in GRIDS if run.order(grid=grid) != usual]
+    defaults = {p.name: p.default for p in list(inspect.signature(run).parameters.values())[3:]}
+    if "midpoint" in defaults and (p := run.order(grid="log_snr", midpoint="sigma")) != usual:
+        elsewhere.append(f"midpoint=sigma: {p}")
+    if isinstance(defaults.get("order"), int):
+        elsewhere.append("order=q: q")
+    return f"{usual} ({'; '.join(elsewhere)})" if elsewhere else str(usual)
+
+
+def cost(run: Any) -> str:
+    """Evaluations for n steps as a formula, from the claim at 20 and 40 steps: ``n + 9``."""
+    a, b = run.nfe(20), run.nfe(40)
+    slope = (b - a) // 20
+    offset = a - 20 * slope
+    return f"{'' if slope == 1 else f'{slope}'}n" + (f" + {offset}" if offset else "")
+
+
+@app.command()
+@explained
+def order(
+    solver: str = typer.Option(..., help="The solver to measure; `diffnum solvers` lists them."),
+    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS[:-1])}."),
+    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
+    steps: str = typer.Option("10,20,40,80,160,320,640", help="Increasing step counts. Only the fine end is judged."),
+    target: str = typer.Option("smooth", help="Exact problem in R^4: smooth (a mixture), thin (on planes), gaussian."),
+    t_end: float = typer.Option(None, help="Last time; claims hold for the default. With 0, F-PNDM falls to order 1."),
+    seed: int = typer.Option(0, help="Seed of the 8 start states."),
+    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
+    out: Path = typer.Option(None, help="The plot, a .png file; by default SOLVER_order.png."),
+) -> None:
+    """Measure the order of a solver on an exact problem, in float64, and compare it with its claim.
+
+    Prints errors and local slopes, writes the plot, and exits with status 0 if the last two slopes above rounding agree
+    with the claim, 1 if not:
+
+        diffnum order --solver f_pndm
+
+    F-PNDM is of order 4 when sigma/alpha falls in equal steps, prk with its stages in the middle of it:
+
+        diffnum order --solver f_pndm --grid sigma --steps 160,320,640,1280
+
+        diffnum order --solver prk --option midpoint=sigma
+    """
+    try:
+        counts = tuple(int(n) for n in steps.split(","))
+    except ValueError:
+        raise ValueError(f"--steps {steps!r} must be whole numbers between commas, such as 40,80,160") from None
+    if len(counts) < 2 or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
+        raise ValueError(f"--steps {steps} must be at least two positive numbers that increase, such as 40,80,160")
+    choose("process", process, PROCESSES)
+    choose("grid", grid, GRIDS[:-1])
+    path = writable(Path(f"{solver}_order.png") if out is None else out, ".png")
+    os.environ.setdefault("MPLBACKEND", "agg")  # a file, not a window
+
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffnum import Problem, plots, targets
+    from diffnum.analysis import convergence, ladder
+    from diffnum.checks import assert_order
+    from diffnum.runner import find
+
+    run = find(solver)
+    options = solver_options(run, option)
+    noising = make_process(process)
+    problem = Problem(noising, targets.target(target))
+    times = ladder(make_grid(grid), noising, t_end=t_end)  # type: ignore[arg-type]
+    result = convergence(problem, run, targets.starts(noising, seed=seed), times, counts, **options)
+
+    title = f"{result.name}: {target} target, {process}, {grid} grid"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for header in ("steps", "NFE", "error", "slope"):
+        table.add_column(header, justify="right")
+    slopes = ["", *(f"{slope:.2f}" for slope in result.slopes)]
+    for n, nfe, error, slope in zip(result.steps, result.nfe, result.errors, slopes, strict=True):
+        table.add_row(str(n), str(nfe), f"{error:.2e}", slope)
+    Console().print(table, markup=False)
+    plots.use()
+    ax = plots.convergence(result)
+    ax.set_title(f"{result.name} on the {grid} grid ({process}, {target} target)")
+    plots.save(ax, path)
+    try:
+        assert_order(result)
+        verdict, status = f"order {result.claim} is claimed, {result.order:.2f} observed: confirmed", 0
+    except AssertionError as error:
+        verdict, status = f"not confirmed: {str(error).splitlines()[0]}", 1
+    typer.echo(f"{verdict} -> {path}")
+    raise typer.Exit(status)
+
+
+@app.command()
+@explained
+def train(
+    data: str = typer.Option(None, help="Folder or file with CIFAR-10; by default it is found or fetched."),
+    out: str = typer.Option(".runs/cifar10", help="Folder for weights, model card, log and checkpoint."),
+    kind: str = typer.Option("edm", help="edm (white noise: VP, VE) or blurring (its own noise for each frequency)."),
+    minutes: float = typer.Option(None, help="Stop after this long; by default 3 minutes."),
+    images: int = typer.Option(None, help="Stop after this many images."),
+    size: str = typer.Option("small", help="tiny, small (5.0 M parameters) or large (7.7 M)."),
+    init: str = typer.Option(None, help="Start from this network (a name or a .safetensors file)."),
+    batch: int = typer.Option(128, help="Images per step."),
+    lr: float = typer.Option(7e-4, help="Peak learning rate."),
+    seed: int = typer.Option(0, help="Seed of weights, noise and order of images."),
+    resume: bool = typer.Option(False, "--resume", help="Go on from the checkpoint in the folder."),
+    device: str = typer.Option("auto", help="cpu, cuda, or auto: a GPU where there is one."),
+) -> None:
+    """Train a denoiser on CIFAR-10; better weights need a GPU and some hours.
+
+        diffnum train --minutes 30 --out .runs/mine
+
+        diffnum sample --network .runs/mine/mine.safetensors
+    """
+    where = None if device == "auto" else str(make_device(device))
+    from diffnum.train import train as run
+
+    path = run(
+        data, out, kind, minutes=minutes, images=images, size=size, init=init, batch=batch, lr=lr, seed=seed,
+        resume=resume, device=where,
+    )  # fmt: skip
+    typer.echo(f"-> {path}")
+
+
+if __name__ == "__main__":
+    main()

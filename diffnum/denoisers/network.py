@@ -1,0 +1,507 @@
+r"""The networks of the book: a small U-Net, preconditioned as in Karras et al. (2022, arXiv:2206.00364, table 1).
+
+===================  ==================================================================================================
+kind                 what it estimates
+===================  ==================================================================================================
+``edm``              :class:`Network`: :math:`D(x, \sigma) = E[x_0 \mid x_0 + \sigma n = x]` for white noise. Serves VP,
+                     VE, CLD and PSLD.
+``blurring``         :class:`BlurringNetwork`: the same mean when every DCT frequency has its own noise level
+                     :math:`\sigma_t/\alpha_{t,k}`, conditioned on the time of the blurring process.
+===================  ==================================================================================================
+
+Images are (batch, 3, 32, 32) in [-1, 1]. Weights are stored in half precision and widened to the precision of the
+input, so that a float64 run is an exact float64 run of one fixed smooth function and shows convergence orders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from diffnum.dct import dct2, idct2
+from diffnum.errors import DiffnumError
+
+SIGMA_DATA = 0.5
+SIGMA_MIN, SIGMA_MAX = 1e-3, 260.0  # the noise levels the networks are trained on
+
+
+# ---------------------------------------------------------------------------------------------------- the U-Net
+
+
+@dataclass(frozen=True)
+class Config:
+    """Size of the U-Net: channels and attention per level (16, 8, 4 pixels), blocks per level, blocks in the middle."""
+
+    channels: tuple[int, ...] = (64, 128, 128)
+    attention: tuple[bool, ...] = (False, True, True)
+    blocks: int = 1
+    middle: int = 2
+    embedding: int = 256
+    frequencies: int = 32
+    heads: int = 4
+    patch: int = 2
+    colours: int = 3
+
+    def to_json(self) -> str:
+        """The configuration as the JSON text that the weight file carries in its metadata."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Read back what :meth:`to_json` wrote."""
+        d = json.loads(text)
+        return cls(**{**d, "channels": tuple(d["channels"]), "attention": tuple(d["attention"])})
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Config:
+        """Read the size off the tensor names and shapes, for a file without metadata (heads are then taken as 4)."""
+        levels = 1 + max(int(k.split(".")[1]) for k in tensors if k.startswith("down."))
+        return cls(
+            channels=tuple(tensors[f"down.{i}.0.0.conv0.weight"].shape[0] for i in range(levels)),
+            attention=tuple(f"down.{i}.0.0.qkv.weight" in tensors for i in range(levels)),
+            blocks=1 + max(int(k.split(".")[3]) for k in tensors if k.startswith("down.0.0.")),
+            middle=1 + max(int(k.split(".")[1]) for k in tensors if k.startswith("mid.")),
+            embedding=tensors["embed.0.weight"].shape[0],
+            frequencies=tensors["freq"].shape[0],
+            patch=math.isqrt(tensors["stem.weight"].shape[1] // 3),
+        )
+
+
+class Block(nn.Module):
+    """Residual block with an affine noise embedding and optional self-attention over the pixels."""
+
+    def __init__(self, cin: int, cout: int, embedding: int, heads: int, attention: bool) -> None:
+        super().__init__()
+        self.norm0, self.conv0 = nn.GroupNorm(min(32, cin // 4), cin), nn.Conv2d(cin, cout, 3, padding=1)
+        self.affine = nn.Linear(embedding, 2 * cout)
+        self.norm1, self.conv1 = nn.GroupNorm(min(32, cout // 4), cout), nn.Conv2d(cout, cout, 3, padding=1)
+        self.skip = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
+        self.heads = heads if attention else 0
+        if attention:
+            self.norm2, self.qkv = nn.GroupNorm(min(32, cout // 4), cout), nn.Conv2d(cout, 3 * cout, 1)
+            self.proj = nn.Conv2d(cout, cout, 1)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """x (B, cin, h, w), e (B, embedding) -> (B, cout, h, w)."""
+        h = self.conv0(fn.silu(self.norm0(x)))
+        a, b = self.affine(e)[:, :, None, None].chunk(2, 1)
+        x = self.skip(x) + self.conv1(fn.silu(self.norm1(h) * (1 + a) + b))
+        if self.heads:
+            n, c, height, width = x.shape
+            q, k, v = self.qkv(self.norm2(x)).reshape(n, 3, self.heads, c // self.heads, -1).transpose(-1, -2).unbind(1)
+            h = fn.scaled_dot_product_attention(q, k, v)  # scale 1/sqrt(channels per head)
+            x = x + self.proj(h.transpose(-1, -2).reshape(n, c, height, width))
+        return x
+
+
+class UNet(nn.Module):
+    """F(x, a): the raw network. x is scaled to unit variance, a = ln(sigma)/4 is the noise label of each row."""
+
+    freq: Tensor
+
+    def __init__(self, config: Config = Config()) -> None:
+        super().__init__()
+        c, ch = config, config.channels
+        self.config = config
+        self.register_buffer("freq", torch.randn(c.frequencies, generator=torch.Generator().manual_seed(0)) * 4)
+        self.embed = nn.Sequential(
+            nn.Linear(2 * c.frequencies, c.embedding), nn.SiLU(), nn.Linear(c.embedding, c.embedding), nn.SiLU()
+        )
+        inputs = c.colours * c.patch**2
+        self.stem = nn.Conv2d(inputs, ch[0], 3, padding=1)
+
+        def block(cin: int, cout: int, attention: bool) -> Block:
+            return Block(cin, cout, c.embedding, c.heads, attention)
+
+        self.down, self.up, stack, now = nn.ModuleList(), nn.ModuleList(), [ch[0]], ch[0]
+        for i, width in enumerate(ch):
+            blocks = nn.ModuleList()
+            for _ in range(c.blocks):
+                blocks.append(block(now, width, c.attention[i]))
+                now = width
+                stack.append(now)
+            level = nn.ModuleList([blocks])
+            if i + 1 < len(ch):
+                level.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
+                stack.append(now)
+            self.down.append(level)
+        self.mid = nn.ModuleList(block(now, now, j % 2 == 0) for j in range(c.middle))
+        for i, width in reversed(list(enumerate(ch))):
+            blocks = nn.ModuleList()
+            for _ in range(c.blocks + 1):
+                blocks.append(block(now + stack.pop(), width, c.attention[i]))
+                now = width
+            level = nn.ModuleList([blocks])
+            if i > 0:
+                level.append(nn.Conv2d(now, now, 3, padding=1))
+            self.up.append(level)
+        self.norm, self.out = nn.GroupNorm(16, now), nn.Conv2d(now, inputs, 3, padding=1)
+
+    def forward(self, x: Tensor, a: Tensor) -> Tensor:
+        """x (B, 3, H, W) of unit variance, a (B,) or (1,) -> F (B, 3, H, W)."""
+        p = a[:, None] * self.freq
+        e = self.embed(torch.cat([p.cos(), p.sin()], 1))
+        x = self.stem(fn.pixel_unshuffle(x, self.config.patch))
+        stack = [x]
+        level: Any
+        for level in self.down:
+            for block in level[0]:
+                stack.append(x := block(x, e))
+            if len(level) > 1:
+                stack.append(x := level[1](x))
+        for block in self.mid:
+            x = block(x, e)
+        for level in self.up:
+            for block in level[0]:
+                x = block(torch.cat([x, stack.pop()], 1), e)
+            if len(level) > 1:
+                x = level[1](fn.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return fn.pixel_shuffle(self.out(fn.silu(self.norm(x))), self.config.patch)
+
+
+# ----------------------------------------------------------------------------------- coefficients and statistics
+
+
+def smootherstep(v: Tensor) -> Tensor:
+    """6 v^5 - 15 v^4 + 10 v^3 on [0, 1], 0 below and 1 above: two continuous derivatives (Perlin, 2002)."""
+    v = v.clamp(0, 1)
+    return v**3 * (v * (6 * v - 15) + 10)
+
+
+class Wiener:
+    r"""The best linear denoiser of data with mean m and, per DCT frequency k, colour covariance :math:`C_k` (3, 3).
+
+    .. math:: D(x, \sigma) = m + C (C + \sigma^2)^{-1} (x - m), \qquad
+              \epsilon(x, \sigma) = \sigma (C + \sigma^2)^{-1} (x - m)
+
+    (N. Wiener, 1949.) It is the exact denoiser of Gaussian data, and of any data in the limit of large noise.
+    """
+
+    def __init__(self, mean: Tensor, cov: Tensor) -> None:
+        """Mean (3, H, W); cov (H, W, 3, 3), the covariance of the colours at each DCT frequency."""
+        values, vectors = torch.linalg.eigh(cov.double())
+        self.parts = (mean.double(), values.clamp_min(0).permute(2, 0, 1).contiguous(), vectors)
+        self.cache: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def eps(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x (B, 3, H, W), sigma (B, 1, 1, 1) or (1, 1, 1, 1) -> noise prediction like x."""
+        key = (x.device, x.dtype)
+        if key not in self.cache:
+            mean, values, vectors = (p.to(x) for p in self.parts)
+            self.cache[key] = (mean, values, vectors)
+        mean, values, vectors = self.cache[key]
+        z = torch.einsum("ijcl,bcij->blij", vectors, dct2(x - mean))
+        # divided by sigma first: sigma^2 would overflow float32 long before sigma does
+        z = z / sigma / (values / sigma**2 + 1)
+        return idct2(torch.einsum("ijcl,blij->bcij", vectors, z))
+
+
+# --------------------------------------------------------------------------------------------------- denoisers
+
+
+class _Weights:
+    """A U-Net kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients."""
+
+    def __init__(self, net: UNet, sha256: str = "", card: dict[str, Any] | None = None) -> None:
+        self.config, self.sha256, self.card = net.config, sha256, card or {}
+        self.shape = (net.config.colours, 32, 32)
+        self._state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        self._nets: dict[tuple[torch.device, torch.dtype], UNet] = {}
+
+    def _net(self, device: torch.device, dtype: torch.dtype) -> UNet:
+        key = (device, dtype)
+        if key not in self._nets:
+            with torch.device("meta"):
+                net = UNet(self.config)
+            net.load_state_dict({k: v.to(device, dtype) for k, v in self._state.items()}, assign=True)
+            self._nets[key] = net.requires_grad_(False).eval()
+        return self._nets[key]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
+        """Prepare the copy of the weights for a device and dtype (calls do so on first use anyway); returns self."""
+        device = torch.device(device if device is not None else "cpu")
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        self._net(device, torch.float64 if dtype == torch.float64 else torch.float32)
+        return self
+
+    def _check(self, x: Any) -> Tensor:
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape or x.dim() != 4:
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f"x must have shape (batch, {', '.join(map(str, self.shape))}) for this network; got {got}"
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"x must be floating point, scaled to [-1, 1]; got {x.dtype}")
+        return x if x.dtype == torch.float64 else x.float()
+
+    def _F(self, x: Tensor, label: Tensor) -> Tensor:
+        net: Any = self._net(x.device, x.dtype)
+        return net(x, label)
+
+
+class Network(_Weights):
+    r"""Denoiser D(x, sigma) = E[x0 | x0 + sigma n = x] for white noise (Karras et al. 2022, arXiv:2206.00364, table 1).
+
+    .. math:: D = \frac{s_d^2}{\sigma^2 + s_d^2} x + \frac{\sigma s_d}{\sqrt{\sigma^2 + s_d^2}} F, \qquad
+              F = F\Big(\frac{x}{\sqrt{\sigma^2 + s_d^2}}, \frac{\ln \sigma}{4}\Big), \qquad s_d = 0.5
+
+    Call: x (B, 3, 32, 32) in [-1, 1] plus noise; sigma a float, a 0-d tensor or (B,); returns x0 like x.
+
+    Above ``SIGMA_MAX`` = 260, where it has not been trained, the network gives way to the best linear denoiser of the
+    data (:class:`Wiener`), with weight smootherstep(log2(sigma/260)), entirely so from 520 on. Below ``SIGMA_MIN`` =
+    0.001 the noise label stays at ln(0.001)/4, so that eps stays bounded and D(x, sigma) -> x as sigma -> 0.
+    """
+
+    kind = "edm"
+
+    def __init__(
+        self, net: UNet, wiener: Wiener | None = None, sha256: str = "", card: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(net, sha256, card)
+        white = SIGMA_DATA**2 * torch.eye(3, dtype=torch.float64).expand(32, 32, 3, 3)
+        self.wiener = wiener or Wiener(torch.zeros(self.shape), white)
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """E[x0 | x]: x (B, 3, 32, 32), sigma float, () or (B,) -> (B, 3, 32, 32)."""
+        return self._predict(x, sigma, want_eps=False)
+
+    def eps(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        r"""Noise prediction (x - D)/sigma from F, without the subtraction that loses digits at small sigma.
+
+        .. math:: \epsilon = \frac{\sigma}{\sigma^2 + s_d^2} x - \frac{s_d}{\sqrt{\sigma^2 + s_d^2}} F
+        """
+        return self._predict(x, sigma, want_eps=True)
+
+    @torch.no_grad()
+    def _predict(self, x: Tensor, sigma: float | Tensor, want_eps: bool) -> Tensor:
+        z = self._check(x)
+        s, low, high = self._levels(z, sigma)
+        # scalars are combined in float64 and rounded once: a float32 run then differs from float64 by the network only
+        root, label = (s * s + SIGMA_DATA**2).sqrt(), s.clamp_min(SIGMA_MIN).log() / 4
+        w = smootherstep((s / SIGMA_MAX).clamp(1, 2).log2()).to(z)
+        out: Tensor | None = None
+        if low:
+            f = self._F(z * (1 / root).to(z), label.flatten().to(z))
+            if want_eps:
+                out = (s / root / root).to(z) * z - (SIGMA_DATA / root).to(z) * f
+            else:
+                out = (SIGMA_DATA**2 / root / root).to(z) * z + (s / root * SIGMA_DATA).to(z) * f
+        if high:
+            e = self.wiener.eps(z, s.to(z))
+            far = e if want_eps else z - s.to(z) * e
+            out = far if out is None else out + w * (far - out)
+        assert out is not None
+        return out.to(x.dtype)
+
+    def _levels(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, bool, bool]:
+        """Sigma as float64 (1 or B, 1, 1, 1), and whether the network and the linear denoiser are needed."""
+        if not isinstance(sigma, Tensor) or (sigma.device.type == "cpu" and sigma.dim() == 0):
+            value = float(sigma)
+            if not value >= 0:
+                raise ValueError(f"sigma must be a non-negative number; got {value}")
+            s = torch.full((1, 1, 1, 1), value, dtype=torch.float64)
+            return s, value < 2 * SIGMA_MAX, value > SIGMA_MAX
+        if sigma.dim() > 1 or (sigma.dim() == 1 and len(sigma) not in (1, len(x))):
+            raise ValueError(f"sigma must be a float, () or ({len(x)},); got shape {tuple(sigma.shape)}")
+        s = sigma.reshape(-1, 1, 1, 1).to(x.device, torch.float64)
+        if s.device.type == "cpu":
+            if not bool((s >= 0).all()):
+                raise ValueError("sigma must be non-negative")
+            return s, bool((s < 2 * SIGMA_MAX).any()), bool((s > SIGMA_MAX).any())
+        return s, True, True  # looking would make the GPU wait; the linear denoiser costs little
+
+
+class BlurringNetwork(_Weights):
+    r"""Denoiser for the blurring process, y = y0 + diag(sigma_k) n in the DCT basis, with one level per frequency.
+
+    The levels are those of the process at some time t (Hoogeboom and Salimans 2022, arXiv:2209.05557; constants of
+    Zhang et al. 2022, arXiv:2206.05564): :math:`\sigma_k = \tan\theta_t / D_k(t)`, :math:`\theta_t = \frac{\pi}{2}
+    \frac{t + 0.004}{1.008}`, :math:`D_k(t) = d + (1 - d) e^{-\Lambda_k \tau_t}`. The preconditioning is the one of
+    :class:`Network` in every frequency, with the data's second moment :math:`v_k` there in place of :math:`s_d^2`:
+
+    .. math:: \hat y_0 = \frac{v_k}{\sigma_k^2 + v_k} y + \frac{\sigma_k \sqrt{v_k}}{\sqrt{\sigma_k^2 + v_k}} F_k,
+              \qquad \epsilon = \frac{\sigma_k}{\sigma_k^2 + v_k} y - \frac{\sqrt{v_k}}{\sqrt{\sigma_k^2 + v_k}} F_k
+
+    with F = DCT of the U-Net applied to the pixels of :math:`D_k y / \sqrt{\tan^2\theta + s_d^2}` and the noise label
+    :math:`\ln(\tan\theta)/4`. Blurred frequencies (:math:`\sigma_k \to \infty`) then give eps = y/sigma_k and a
+    bounded :math:`\hat y_0`, whatever the network says.
+    """
+
+    kind = "blurring"
+
+    def __init__(
+        self,
+        net: UNet,
+        spectrum: Tensor,
+        blur_max: float = 10.0,
+        d_min: float = 1e-3,
+        sha256: str = "",
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(net, sha256, card)
+        self.spectrum, self.blur_max, self.d_min = spectrum.double(), blur_max, d_min
+        self._cache: dict[Any, tuple[Tensor, ...]] = {}
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Not defined: this network knows the blurring process only."""
+        raise DiffnumError(
+            "this network is trained for the blurring process and has no D(x, sigma) for white noise; "
+            "use it with diffnum.Blurring, or load('cifar10') for the other processes"
+        )
+
+    def posterior(self, y: Tensor, sigma: Tensor) -> Tensor:
+        """E[y0 | y]: y (B, 3, H, W) DCT coefficients y0 + sigma n, sigma (H, W) of the process -> (B, 3, H, W)."""
+        return self._predict(y, sigma, want_eps=False)
+
+    def posterior_eps(self, y: Tensor, sigma: Tensor) -> Tensor:
+        """(y - E[y0 | y])/sigma without cancellation; arguments as for :meth:`posterior`."""
+        return self._predict(y, sigma, want_eps=True)
+
+    @torch.no_grad()
+    def _predict(self, y: Tensor, sigma: Tensor, want_eps: bool) -> Tensor:
+        z = self._check(y)
+        sigma = torch.as_tensor(sigma, dtype=torch.float64).cpu()
+        if tuple(sigma.shape) != self.shape[1:]:
+            raise ValueError(
+                f"sigma must have shape {self.shape[1:]}, one level per frequency; got {tuple(sigma.shape)}"
+            )
+        key = (float(sigma[0, 0]), float(sigma[-1, -1]), z.device, z.dtype)
+        if key not in self._cache:
+            if len(self._cache) >= 1024:  # a grid has tens of times; keep the cache bounded for adaptive integrators
+                self._cache.clear()
+            level = float(sigma[0, 0])
+            expected = level / blur_damping(blurring_time(level), self.blur_max, self.d_min)
+            if not torch.allclose(sigma, expected, rtol=1e-6):
+                raise ValueError(
+                    "sigma is not on the path of the blurring process this network is trained for "
+                    f"(blur_max={self.blur_max:g}, d_min={self.d_min:g}); use diffnum.Blurring with these values"
+                )
+            coefficients = blurring_coefficients(sigma, level, self.spectrum)
+            self._cache[key] = tuple(c.to(z) for c in coefficients)
+        c_in, label, eps_y, eps_f, x0_y, x0_f = self._cache[key]
+        f = dct2(self._F(idct2(c_in * z), label))
+        out = eps_y * z - eps_f * f if want_eps else x0_y * z + x0_f * f
+        return out.to(y.dtype)
+
+
+def blurring_time(level: float) -> float:
+    """Time t at which the unblurred frequency has noise-to-signal ratio ``level`` = tan(pi/2 (t + 0.004)/1.008)."""
+    return 1.008 * 2 / math.pi * math.atan(level) - 0.004
+
+
+def blur_damping(t: float | Tensor, blur_max: float = 10.0, d_min: float = 1e-3, n: int = 32) -> Tensor:
+    """D_k(t) = d_min + (1 - d_min) exp(-Lam_k tau), tau = (blur_max sin^2(pi t/2))^2/2; t (*,) -> float64 (*, n, n)."""
+    t = torch.as_tensor(t, dtype=torch.float64)
+    k = (math.pi * torch.arange(n, dtype=torch.float64, device=t.device) / n) ** 2
+    tau = (blur_max * torch.sin(t * math.pi / 2) ** 2) ** 2 / 2
+    return d_min + (1 - d_min) * torch.exp(-(k[:, None] + k) * tau[..., None, None])
+
+
+def blurring_coefficients(sigma: Tensor, level: float | Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    """(c_in, label, eps_y, eps_f, x0_y, x0_f) of :class:`BlurringNetwork`; sigma (*, H, W), level (*), v (H, W)."""
+    level = torch.as_tensor(level, dtype=torch.float64, device=sigma.device).reshape(-1)
+    damping = level[:, None, None] / sigma
+    c_in = damping / (level**2 + SIGMA_DATA**2).sqrt()[:, None, None]
+    total = sigma**2 + v
+    eps_y, eps_f = sigma / total, (v / total).sqrt()
+    return c_in.unsqueeze(-3), level.log() / 4, *(c.unsqueeze(-3) for c in (eps_y, eps_f, v / total, sigma * eps_f))
+
+
+# ------------------------------------------------------------------------------------------------ reading files
+
+
+def available() -> list[str]:
+    """Names of the networks shipped with the package."""
+    folder = resources.files("diffnum") / "weights"
+    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
+
+
+def load(
+    name: str | os.PathLike[str] = "cifar10", device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Network | BlurringNetwork:
+    """Read a shipped network by name, or any network written by ``diffnum train`` by its path (.safetensors only).
+
+    The file is compared with the SHA-256 in the model card beside it (NAME.json). ``device`` and ``dtype`` prepare a
+    copy in advance; every call follows the device and dtype of its input anyway.
+    """
+    text = os.fspath(name)
+    own = text.endswith(".safetensors") or "/" in text or os.sep in text
+    if own:
+        source: Any = Path(text)
+        if source.suffix != ".safetensors":
+            raise DiffnumError(f"{source} is not a .safetensors file; no other format is read (pickles can run code)")
+        card = source.with_suffix(".json")
+    else:
+        folder = resources.files("diffnum") / "weights"
+        source, card = folder / f"{text}.safetensors", folder / f"{text}.json"
+        if not card.is_file() and not source.is_file():
+            raise KeyError(
+                f"no network named {text!r}; available: {', '.join(available())}; or give a .safetensors path"
+            )
+    shipped = f"reinstall diffnum, or restore {source} from the repository"
+    fix = "copy it anew together with its .json, or train it again with `diffnum train`" if own else shipped
+    try:
+        blob = source.read_bytes()
+    except OSError as error:
+        raise DiffnumError(f"cannot read the weights {source} ({error.strerror}); {fix}") from None
+    about: dict[str, Any] = {}
+    if card.is_file():
+        try:
+            about = json.loads(card.read_text(encoding="utf-8"))
+        except ValueError:
+            raise DiffnumError(f"the model card {card} is not readable JSON; {fix}") from None
+    found, wanted = hashlib.sha256(blob).hexdigest(), about.get("sha256")
+    if wanted is not None and found != wanted:
+        raise DiffnumError(
+            f"{source} does not match its checksum (sha256 {found[:12]}..., expected {wanted[:12]}...): "
+            f"the file is truncated or altered; {fix}"
+        )
+    network = from_bytes(blob, str(source), found, about)
+    return network.to(device, dtype) if device is not None or dtype is not None else network
+
+
+def from_bytes(
+    blob: bytes, source: str = "weights", sha256: str = "", card: dict[str, Any] | None = None
+) -> Network | BlurringNetwork:
+    """Network from the bytes of a safetensors file; ``source`` names it in errors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    try:
+        tensors = parse(blob)
+        head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+        metadata = head.get("__metadata__", {})
+        weights = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+        config = Config.from_json(metadata["config"]) if "config" in metadata else Config.from_tensors(weights)
+        with torch.device("meta"):
+            net = UNet(config)
+        net.load_state_dict(weights, assign=True)
+    except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise DiffnumError(
+            f"{source} is not a diffnum network: {str(error).splitlines()[0]}; get a fresh copy of the file"
+        ) from None
+    if metadata.get("kind") == "blurring":
+        settings = json.loads(metadata["blurring"])
+        return BlurringNetwork(net, tensors["stats.spectrum"], **settings, sha256=sha256, card=card)
+    wiener = Wiener(tensors["stats.mean"], tensors["stats.cov"]) if "stats.cov" in tensors else None
+    return Network(net, wiener, sha256, card)
+
+
+def to_bytes(net: UNet, stats: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The safetensors file of a network in half precision, with the statistics of its data in single precision."""
+    from safetensors.torch import save
+
+    tensors = {f"net.{k}": v.detach().half().cpu().contiguous() for k, v in net.state_dict().items()}
+    tensors |= {f"stats.{k}": v.float().cpu().contiguous() for k, v in stats.items()}
+    return save(tensors, {"format": "diffnum-unet-1", "config": net.config.to_json(), **(metadata or {})})

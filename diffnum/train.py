@@ -1,0 +1,545 @@
+r"""Training of the networks of this book: ``diffnum train``, or ``python -m diffnum.train``.
+
+``edm`` (Karras et al. 2022, arXiv:2206.00364, table 1 and section 5): with x = x0 + sigma n the U-Net F learns
+
+.. math:: \min_F E\, \| F(c_{in} x, \tfrac14 \ln \sigma) - F^* \|^2, \qquad
+          F^* = \frac{\sigma x_0 / s_d - s_d n}{\sqrt{\sigma^2 + s_d^2}},
+
+which is their denoising loss with weight (sigma^2 + s_d^2)/(sigma s_d)^2. Noise levels: 80 % log-normal
+(-1.2, 1.2), 20 % log-uniform on [0.001, 260], both stratified over the batch.
+
+``blurring``: the same per DCT frequency k, with the data's second moment v_k for s_d^2 and the level
+sigma_k = tan(theta_t)/D_k(t) of the blurring process at a random time t (see
+:class:`diffnum.denoisers.network.BlurringNetwork`). A frequency that the noise hides weighs v_k/(sigma_k^2 + v_k).
+
+Every random number is a function of (seed, step, rank), so a resumed run draws what the uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from diffnum import data as datasets
+from diffnum.dct import dct2, idct2
+from diffnum.denoisers import network as nets
+from diffnum.denoisers.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, BlurringNetwork, Config, Network, UNet
+from diffnum.errors import DiffnumError
+
+LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 250)
+TIMES = (1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+SIZES = {"small": Config(), "large": Config(blocks=2, middle=3), "tiny": Config((16, 32), (False, True), 1, 1, 32, 8)}
+COPIES_FROM, COPIES_ONLY = 0.2, 0.8  # noise levels: below the first exact pixels only, above the second copies only
+
+
+# ------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass
+class Pixels:
+    """uint8 images (N, 3, 32, 32) on the training device: exact ones, and lossy copies for high noise if needed."""
+
+    exact: Tensor
+    copies: Tensor | None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, root: str | os.PathLike[str] | None, device: torch.device) -> Pixels:
+        """All 50,000 exact images if they are at hand; else the exact subset, and the copies for high noise."""
+        full = datasets.cifar10(root, "train")
+        exact = full if full.exact else datasets.cifar10(root, "train", exact=True)
+        about = {"exact": {"source": exact.source, "images": len(exact), "sha256": exact.sha256}}
+        if full is not exact and len(full) > len(exact):
+            about["copies"] = {"source": full.source, "images": len(full), "sha256": full.sha256}
+        lossy = to_device(full, device) if "copies" in about else None
+        return cls(to_device(exact, device), lossy, about)
+
+    def draw(self, n: int, level: Tensor, generator: torch.Generator) -> Tensor:
+        """Random flipped images (n, 3, 32, 32) in [-1, 1]; row i suits the noise ``level[i]``."""
+        device = self.exact.device
+        u, v, flip = torch.rand(3, n, device=device, generator=generator)
+        x = self.exact[(u * len(self.exact)).long()]
+        if self.copies is not None:
+            # JPEG errors (0.06 rms) are learned as if they were image where the noise does not hide them
+            share = ((COPIES_ONLY / level).log() / math.log(COPIES_ONLY / COPIES_FROM)).clamp(0, 1)
+            copies = self.copies[(u * len(self.copies)).long()]
+            x = torch.where((v < share)[:, None, None, None], x, copies)
+        x = torch.where((flip < 0.5)[:, None, None, None], x, x.flip(3))
+        return x.float() / 127.5 - 1
+
+
+def to_device(images: datasets.Images, device: torch.device) -> Tensor:
+    """uint8 (N, 3, 32, 32) on the device."""
+    return torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous().to(device)
+
+
+def statistics(pixels: Pixels) -> dict[str, Tensor]:
+    """Mean image and colour covariance per DCT frequency (most images), second moment per frequency (exact pixels)."""
+
+    def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+        total, square = torch.zeros(3, 32, 32, dtype=torch.float64), torch.zeros(32, 32, 3, 3, dtype=torch.float64)
+        for part in images.split(5000):
+            y = dct2(part.cpu().double() / 127.5 - 1)
+            total, square = total + y.sum(0), square + torch.einsum("bcij,blij->ijcl", y, y)
+        return total / len(images), square / len(images)
+
+    mean, square = moments(pixels.exact if pixels.copies is None else pixels.copies)
+    exact = square if pixels.copies is None else moments(pixels.exact)[1]
+    return {
+        "mean": idct2(mean),
+        "cov": square - torch.einsum("cij,lij->ijcl", mean, mean),
+        "spectrum": torch.diagonal(exact, dim1=-2, dim2=-1).mean(-1),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- losses
+
+
+def noise_levels(n: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Sigma (n,): 80 % log-normal(-1.2, 1.2), 20 % log-uniform on [SIGMA_MIN, SIGMA_MAX]; stratified quantiles."""
+    u = (torch.arange(n, device=device) + torch.rand(n, device=device, generator=generator)) / n
+    normal = torch.exp(-1.2 + 1.2 * torch.special.ndtri((u / 0.8).clamp(1e-6, 1 - 1e-6)))
+    uniform = SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** ((u - 0.8) / 0.2).clamp(0, 1)
+    return torch.where(u < 0.8, normal, uniform).clamp(SIGMA_MIN, SIGMA_MAX)
+
+
+def edm_loss(net: Any, pixels: Pixels, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Loss per row (n,) and the noise levels (n,)."""
+    s = noise_levels(n, pixels.exact.device, generator)
+    x0 = pixels.draw(n, s, generator)
+    z = torch.randn(x0.shape, device=x0.device, generator=generator)
+    t = s[:, None, None, None]
+    root = (t * t + SIGMA_DATA**2).sqrt()
+    target = (t * x0 / SIGMA_DATA - SIGMA_DATA * z) / root
+    return (net((x0 + t * z) / root, s.log() / 4).float() - target).square().mean((1, 2, 3)), s
+
+
+def blurring_loss(
+    net: Any, pixels: Pixels, spectrum: Tensor, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Loss per row (n,) and tan(theta) of their times (n,); times u^1.5 with u uniform on [0, 1] and stratified."""
+    device = pixels.exact.device
+    u = (torch.arange(n, device=device) + torch.rand(n, device=device, generator=generator)) / n
+    t = u.double() ** 1.5
+    level = torch.tan(math.pi / 2 * (t + 0.004) / 1.008)
+    y0 = dct2(pixels.draw(n, level.float(), generator))
+    z = torch.randn(y0.shape, device=device, generator=generator)
+    sigma = level[:, None, None] / nets.blur_damping(t)
+    c_in, label, _, _, _, _ = (c.float() for c in nets.blurring_coefficients(sigma, level, spectrum))
+    s, v = sigma[:, None].float(), spectrum.float()
+    target = (s * y0 / v.sqrt() - v.sqrt() * z) / (s * s + v).sqrt()
+    f = dct2(net(idct2(c_in * (y0 + s * z)), label).float())
+    weight = 0.01 + 0.99 * v / (s * s + v)  # a little everywhere, so that no frequency of F drifts off
+    weight = weight / weight.mean((2, 3), keepdim=True).sqrt()
+    return (weight * (f - target).square()).mean((1, 2, 3)), level.float()
+
+
+@torch.no_grad()
+def validate(
+    denoiser: Network | BlurringNetwork,
+    images: Tensor,
+    levels: Sequence[float] | None = None,
+    seed: int = 0,
+    batch: int = 256,
+) -> list[dict[str, float]]:
+    """Mean squared error on ``images`` (uint8, (N, 3, 32, 32)) by noise level, one fixed noise per level and seed.
+
+    ``edm``: ``weighted`` is mse (s^2 + s_d^2)/(s s_d)^2, the loss of F. ``blurring``: by time, ``eps_mse`` is the
+    error of the noise prediction and ``mse`` that of the image.
+    """
+    rows = []
+    for index, level in enumerate(levels or (TIMES if isinstance(denoiser, BlurringNetwork) else LEVELS)):
+        generator = torch.Generator().manual_seed(1000 * seed + index)
+        total, total_eps = 0.0, 0.0
+        for part in images.split(batch):
+            x0 = part.float() / 127.5 - 1
+            z = torch.randn(x0.shape, generator=generator).to(x0)
+            if isinstance(denoiser, BlurringNetwork):
+                sigma = math.tan(math.pi / 2 * (level + 0.004) / 1.008) / nets.blur_damping(level)
+                y0, s = dct2(x0), sigma.to(x0)
+                e = denoiser.posterior_eps(y0 + s * z, sigma)
+                total += float((s * (e - z)).square().double().sum())
+            else:
+                e = denoiser.eps(x0 + level * z, level)
+                total += level**2 * float((e - z).square().double().sum())
+            total_eps += float((e - z).square().double().sum())
+        mse, eps_mse = total / images.numel(), total_eps / images.numel()
+        if isinstance(denoiser, BlurringNetwork):
+            rows.append({"t": level, "mse": mse, "eps_mse": eps_mse})
+        else:
+            weighted = mse * (level**2 + SIGMA_DATA**2) / (level * SIGMA_DATA) ** 2
+            rows.append({"sigma": level, "mse": mse, "weighted": weighted})
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------ the run
+
+
+@dataclass
+class Run:
+    """What changes while training; a checkpoint is this and nothing else."""
+
+    net: UNet
+    average: UNet
+    optimiser: torch.optim.Adam
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def save(self, path: Path, settings: dict[str, Any]) -> None:
+        """Write the checkpoint (safetensors) atomically."""
+        from safetensors.torch import save
+
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for name, p in self.net.named_parameters():
+            for key, value in self.optimiser.state.get(p, {}).items():
+                tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
+        numbers = {"step": self.step, "images": self.images, "seconds": self.seconds, "log": self.log}
+        text = {"numbers": json.dumps(numbers), "settings": json.dumps(settings)}
+        write(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, text))
+
+    def restore(self, path: Path, settings: dict[str, Any]) -> None:
+        """Continue from a checkpoint of the same settings."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as f:
+                text = f.metadata()
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+            numbers, before = json.loads(text["numbers"]), json.loads(text["settings"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise DiffnumError(f"cannot resume from {path} ({error}); delete it to start anew") from None
+        if changed := [k for k in before if before[k] != settings.get(k)]:
+            raise DiffnumError(
+                f"{path} was written with other settings ({', '.join(f'{k}={before[k]}' for k in changed)}); "
+                "resume with the same ones, or choose another output folder"
+            )
+        for prefix, module in (("net.", self.net), ("average.", self.average)):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        for name, p in self.net.named_parameters():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            if f"adam.step.{name}" in tensors:
+                self.optimiser.state[p] = {
+                    k: tensors[f"adam.{k}.{name}"].to(p.device)
+                    if k != "step" or p.is_cuda
+                    else tensors[f"adam.{k}.{name}"]
+                    for k in keys
+                }
+        self.step, self.images, self.seconds = numbers["step"], numbers["images"], numbers["seconds"]
+        self.log = numbers["log"]
+
+
+def train(
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] = ".runs/cifar10",
+    kind: str = "edm",
+    minutes: float | None = None,
+    images: int | None = None,
+    size: str | Config = "small",
+    init: str | None = None,
+    batch: int = 128,
+    lr: float = 7e-4,
+    warmup: int = 300,
+    average: int = 180_000,
+    seed: int = 0,
+    resume: bool = False,
+    device: str | None = None,
+    compile: bool | None = None,
+    amp: bool = True,
+    save_every: float = 60.0,
+    validate_every: float = 300.0,
+    validation_images: int = 128,
+    progress: bool = True,
+) -> Path:
+    """Train a denoiser on CIFAR-10 and return the path of its weights, NAME.safetensors, NAME being the folder's name.
+
+    Beside it lie NAME.json (model card with checksum and validation loss), NAME.log.json (loss by noise level while
+    training) and NAME.checkpoint.safetensors (for ``resume``).
+
+    Parameters
+    ----------
+    data: folder or file, see :func:`diffnum.data.cifar10`; out: output folder; kind: ``"edm"`` or ``"blurring"``.
+    minutes, images: the budget, whichever ends first (default 3 minutes); the rate follows a cosine over it to 0.
+    size: ``"small"`` (5.0 M parameters), ``"large"`` (7.7 M), ``"tiny"``, or a :class:`Config`; init: name or path of a
+    network to start from (its size is then used).
+    batch: images per step over all processes; lr: peak rate of Adam(0.9, 0.99); warmup: steps of linear warm-up;
+    average: half-life, in images, of the moving average of the weights, which is what is saved.
+    device: default a GPU if there is one; compile: default on GPUs; amp: bfloat16 autocast.
+    save_every, validate_every: seconds between checkpoints, and between validations on ``validation_images`` exact
+    test images; the last validation uses all of them.
+    """
+    if kind not in ("edm", "blurring"):
+        raise ValueError(f"kind must be 'edm' or 'blurring'; got {kind!r}")
+    for name, number in (("batch", batch), ("lr", lr), ("minutes", minutes), ("images", images), ("average", average)):
+        if number is not None and not number > 0:
+            raise ValueError(f"{name} must be positive; got {number}")
+    if minutes is None and images is None:
+        minutes = 3.0
+    if isinstance(size, str) and size not in SIZES:
+        raise KeyError(f"no size named {size!r}; available: {', '.join(SIZES)}")
+    rank, world, where = _processes(device)
+    if batch % world:
+        raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {batch}")
+    folder = Path(out)
+    stem = folder / folder.resolve().name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiffnumError(f"cannot write to {folder} ({error.strerror}); choose another out folder") from None
+
+    pixels = Pixels.find(data, where)
+    test = to_device(datasets.cifar10(data, "test", exact=True), where)
+    stats = statistics(pixels)
+    spectrum = stats["spectrum"].to(where)
+    start: Any = nets.load(init) if init else None
+    config = start.config if start else SIZES[size] if isinstance(size, str) else size
+    with torch.random.fork_rng(devices=[]):  # torch's initial weights know no generator of their own
+        torch.manual_seed(seed)
+        net = UNet(config)
+    if start:
+        net.load_state_dict({k: v.float() for k, v in start._state.items()})
+    mean = UNet(config)
+    mean.load_state_dict(net.state_dict())
+    net, mean = net.to(where), mean.to(where).requires_grad_(False)
+    fused = where.type in ("cuda", "cpu")
+    run = Run(net, mean, torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99), fused=fused))
+    settings = {
+        "kind": kind, "config": json.loads(config.to_json()), "batch": batch, "lr": lr, "warmup": warmup,
+        "average": average, "seed": seed, "images": images, "init": start.sha256 if start else None,
+    }  # fmt: skip
+    checkpoint = stem.with_suffix(".checkpoint.safetensors")
+    if resume and checkpoint.is_file():
+        run.restore(checkpoint, settings)
+    if compile if compile is not None else where.type == "cuda":
+        forward: Any = torch.compile(net)
+    else:
+        forward = net
+
+    def finish(rows: list[dict[str, float]], blob: bytes) -> None:
+        write(stem.with_suffix(".log.json"), json.dumps(run.log).encode())
+        card = {
+            "name": stem.name, "kind": kind, "sha256": hashlib.sha256(blob).hexdigest(),
+            "params": sum(p.numel() for p in net.parameters()) + config.frequencies,
+            "images": run.images + (start.card.get("images", 0) if start else 0), "images_this_run": run.images,
+            "minutes": run.seconds / 60, "settings": {**settings, "minutes": minutes}, "data": pixels.about,
+            "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {os.cpu_count()} cores",
+            "processes": world, "torch": torch.__version__, "version": code_version(), "validation": rows,
+        }  # fmt: skip
+        write(stem.with_suffix(".safetensors"), blob)
+        write(stem.with_suffix(".json"), json.dumps(card, indent=1).encode())
+
+    def check(count: int) -> tuple[list[dict[str, float]], bytes]:
+        """Validate what would be shipped, half precision included."""
+        if kind == "edm":
+            blob = nets.to_bytes(mean, {k: stats[k] for k in ("mean", "cov")}, {"kind": kind})
+        else:
+            extra = {"kind": kind, "blurring": json.dumps({"blur_max": 10.0, "d_min": 1e-3})}
+            blob = nets.to_bytes(mean, {"spectrum": stats["spectrum"]}, extra)
+        return validate(nets.from_bytes(blob), test[:count]), blob
+
+    end = (minutes or math.inf) * 60
+    total = images or math.inf
+    saved = checked = time.monotonic()
+    # rank 0 decides when the time is up, so that all processes do the same number of steps
+    with _Bar(progress and rank == 0, run, min(1.0, max(run.seconds / end, run.images / total))) as show:
+        bins: dict[int, list[float]] = {}
+        while (done := max(run.seconds / end, run.images / total)) < 1:
+            tick = time.monotonic()
+            rate = lr * min(1.0, (run.step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * done))
+            for group in run.optimiser.param_groups:
+                group["lr"] = rate
+            generator = torch.Generator(where).manual_seed((seed * 1_000_003 + run.step) * 1024 + rank)
+            with torch.autocast(where.type, torch.bfloat16, enabled=amp):
+                if kind == "edm":
+                    losses, levels = edm_loss(forward, pixels, batch // world, generator)
+                else:
+                    losses, levels = blurring_loss(forward, pixels, spectrum, batch // world, generator)
+            run.optimiser.zero_grad(set_to_none=True)
+            losses.mean().backward()
+            if world > 1:
+                _average_gradients(net, world)
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            run.optimiser.step()
+            run.step, run.images = run.step + 1, run.images + batch
+            # a short run must not average over its start: at most a tenth of what has been seen
+            decay = 0.5 ** (batch / min(average, 0.1 * run.images + batch))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - decay)
+            if run.step % 20 == 0 or where.type == "cpu":
+                for bin_, loss in zip((levels.log2().floor()).int().tolist(), losses.tolist(), strict=True):
+                    entry = bins.setdefault(bin_, [0.0, 0.0])
+                    entry[0], entry[1] = entry[0] + loss, entry[1] + 1
+                if not math.isfinite(sum(e[0] for e in bins.values())):
+                    raise DiffnumError(f"the loss is not finite at step {run.step}; lower lr (now {lr:g}) and resume")
+            run.seconds = _agree(run.seconds + time.monotonic() - tick, world, where)
+            if rank == 0:
+                show(done, losses, run)
+                now = time.monotonic()
+                due = now - checked > validate_every
+                if due or now - saved > save_every:
+                    entry_: dict[str, Any] = {"images": run.images, "seconds": run.seconds, "rate": rate}
+                    entry_["loss"] = {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())}
+                    bins = {}
+                    if due:
+                        rows, blob = check(validation_images)
+                        entry_["validation"] = rows
+                    run.log.append(entry_)
+                    run.save(checkpoint, settings)
+                    if due:
+                        finish(rows, blob)
+                        checked = time.monotonic()
+                    saved = time.monotonic()
+    if rank == 0:
+        run.log.append({
+            "images": run.images, "seconds": run.seconds, "rate": 0.0,
+            "loss": {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())},
+        })  # fmt: skip
+        run.save(checkpoint, settings)
+        rows, blob = check(len(test))
+        run.log[-1]["validation"] = rows
+        finish(rows, blob)
+    if world > 1:
+        dist.destroy_process_group()
+    return stem.with_suffix(".safetensors")
+
+
+def _processes(device: str | None) -> tuple[int, int, torch.device]:
+    """(rank, number of processes, device), from the environment that torchrun sets."""
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N'; got {name!r}") from None
+    if where.type == "cuda":
+        if not torch.cuda.is_available():
+            raise DiffnumError(f"device {name!r} was asked for, but this machine has no usable GPU; use device='cpu'")
+        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", where.index or 0)))
+        torch.cuda.set_device(where)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if world > 1:
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    return rank, world, where
+
+
+def _average_gradients(net: UNet, world: int) -> None:
+    grads = [p.grad for p in net.parameters() if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    for g, part in zip(grads, (flat / world).split([g.numel() for g in grads]), strict=True):
+        g.copy_(part.view_as(g))
+
+
+def _agree(seconds: float, world: int, where: torch.device) -> float:
+    if world == 1:
+        return seconds
+    value = torch.tensor([seconds], dtype=torch.float64, device=where)
+    dist.broadcast(value, 0)
+    return float(value)
+
+
+class _Bar:
+    """Progress with loss and images per second, on a terminal; a plain line a minute elsewhere."""
+
+    def __init__(self, on: bool, run: Run, done: float) -> None:
+        self.on, self.start, self.images, self.told, self.done = on, time.monotonic(), run.images, 0.0, done
+
+    def __enter__(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.bar: Any = None
+        if self.on and console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=console)
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=1.0, completed=self.done)
+
+        def show(done: float, losses: Tensor, run: Run) -> None:
+            now = time.monotonic()
+            if not self.on or now - self.told < (1 if self.bar else 60):
+                return
+            self.told = now
+            speed = (run.images - self.images) / (now - self.start)
+            text = f"{run.images:,} images, {speed:,.0f}/s, loss {float(losses.detach().mean()):.4f}"
+            if self.bar:
+                self.bar.update(self.task, completed=done, description=text)
+            else:
+                print(f"{100 * done:5.1f} %  {text}", flush=True)
+
+        return show
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+
+def write(path: Path, blob: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never half of one."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(blob)
+    os.replace(part, path)
+
+
+def code_version() -> str:
+    """`git describe` of the checkout this file is in, else the installed version."""
+    try:
+        here = Path(__file__).parent
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--tags"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+        if found.returncode == 0:
+            return found.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    try:
+        return metadata.version("diffnum")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``python -m diffnum.train``: every argument of :func:`train` as --name value; also ``pack FOLDER``."""
+    import argparse
+    import inspect
+    import sys
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["pack"]:
+        try:
+            print(datasets.pack(*arguments[1:2]))
+        except DiffnumError as error:
+            sys.exit(f"error: {error}")
+        return
+    parser = argparse.ArgumentParser(prog="diffnum.train", description=(train.__doc__ or "").split("\n")[0])
+    for name, parameter in inspect.signature(train).parameters.items():
+        flag, default = "--" + name.replace("_", "-"), parameter.default
+        if isinstance(default, bool) or name == "compile":
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+        else:
+            form = {"minutes": float, "images": int}.get(name, type(default) if default is not None else str)
+            parser.add_argument(flag, type=form, default=default)
+    try:
+        print(train(**vars(parser.parse_args(arguments))))
+    except (DiffnumError, ValueError, KeyError) as error:
+        sys.exit(f"error: {error.args[0]}")
+
+
+if __name__ == "__main__":
+    main()

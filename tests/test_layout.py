@@ -1,0 +1,277 @@
+"""The layout of the repository, enforced: floors of the library, entries at the top, notebooks executed and clean."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "diffnum"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb"))
+
+TOP_LEVEL = {
+    *("book", "diffnum", "notebooks", "tests"),
+    *("_config.yml", "_toc.yml", "pyproject.toml", "constraints.txt", "Makefile"),
+    *("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"),
+}
+
+# A module imports only from floors below its own. `diffnum.solvers.pndm` is looked up as such, then as `solvers`.
+FLOORS = {
+    "errors": -1,
+    "weights": -1,
+    "coefficients": 0,
+    "dct": 0,
+    "grids": 0,
+    "noise": 0,
+    "processes": 1,
+    "denoisers": 1,
+    "problem": 2,
+    "runner": 3,
+    "solvers.ddim": 4,
+    "solvers": 4.1,  # the papers: they may use the transfer map of ddim, but not each other
+    "solvers.__init__": 4.2,  # the registry sees all of them
+    "analysis": 5,
+    "checks": 5.1,
+    "targets": 1.1,
+    "plots": 6,
+    "data": 6,
+    "metrics": 6,
+    "train": 6.1,
+    "interop": 6,
+    "__init__": 6.5,  # the public names: the command line may use them, nothing below
+    "cli": 7,
+    "__main__": 7,
+}
+SHARED_INSIDE = {"processes", "denoisers", "derive"}  # files of these packages may import each other
+# `Convergence.plot(ax)` draws itself with the one style; the import stands inside the method.
+LAZY_EXCEPTIONS = {("analysis", "plots")}
+
+FORBIDDEN_IN_SOLVERS = {"sympy", "matplotlib", "PIL", "typer", "rich", "safetensors", "pooch"}
+ONLY_IN = {  # each of these libraries is imported by the modules that are about it
+    "sympy": {"derive"},
+    "matplotlib": {"plots", "cli"},
+    "typer": {"cli"},
+    "safetensors": {"denoisers", "train"},
+    "pooch": {"denoisers", "data", "metrics", "train"},
+}
+
+
+def module_name(path: Path) -> str:
+    """`diffnum/solvers/pndm.py` -> "solvers.pndm"; `diffnum/__init__.py` -> "__init__"."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def floor_of(module: str) -> float:
+    """The floor of a module: by its full name, else by its first part."""
+    for key in (module, module.removesuffix(".__init__") if module.count(".") > 1 else module, module.split(".")[0]):
+        if key in FLOORS:
+            return FLOORS[key]
+    raise AssertionError(f"diffnum.{module} has no floor: add it to FLOORS in {Path(__file__).name}")
+
+
+def resolve(target: str) -> str:
+    """The module that an absolute dotted name inside diffnum denotes: "solvers.pndm.prk" -> "solvers.pndm"."""
+    parts = target.split(".") if target else []
+    for length in range(len(parts), 0, -1):
+        path = PACKAGE.joinpath(*parts[:length])
+        if path.with_suffix(".py").is_file():
+            return ".".join(parts[:length])
+        if (path / "__init__.py").is_file():
+            return ".".join([*parts[:length], "__init__"])
+    return "__init__"
+
+
+def imports(path: Path):
+    """Yield (dotted name, lazy) for every import in a file; names of ours start with "diffnum"."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    lazy = {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(outer)
+    }
+    typing_only = {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.If) and "TYPE_CHECKING" in ast.unparse(outer.test)
+        for inner in ast.walk(outer)
+    }
+    package = ("diffnum", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(filter(None, (base, node.module)))
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, id(node) in lazy
+
+
+def floor_violations(path: Path) -> list[str]:
+    """Every import of a file that goes up, sideways, or into the other tower."""
+    module, bad = module_name(path), []
+    top = module.split(".")[0]
+    for name, lazy in imports(path):
+        library = name.split(".")[0]
+        if top == "derive":
+            ours = library == "diffnum" and resolve(name.partition(".")[2]).startswith("derive")
+            if not (ours or library == "sympy" or library in sys.stdlib_module_names):
+                bad.append(f"{module} imports {name}: derive needs only SymPy and the standard library")
+            continue
+        if library != "diffnum":
+            if top == "solvers" and library in FORBIDDEN_IN_SOLVERS:
+                bad.append(f"{module} imports {name}: solvers do without {library}")
+            if library in ONLY_IN and top not in ONLY_IN[library]:
+                bad.append(f"{module} imports {name}: {library} belongs in {', '.join(sorted(ONLY_IN[library]))}")
+            continue
+        target = resolve(name.partition(".")[2])
+        if target.startswith("derive"):
+            if floor_of(module) < 7:
+                bad.append(f"{module} imports {name}: the two towers meet only in tests and notebooks")
+            continue
+        target_top = target.split(".")[0]
+        if target == module or (top in SHARED_INSIDE and target_top == top):
+            continue
+        if lazy and (top, target_top) in LAZY_EXCEPTIONS:
+            continue
+        if floor_of(target) >= floor_of(module):
+            bad.append(f"{module} (floor {floor_of(module)}) imports {name} (floor {floor_of(target)})")
+    return bad
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_floors(path):
+    assert not floor_violations(path), "\n".join(floor_violations(path))
+
+
+def test_floor_rule_catches_what_it_forbids(monkeypatch, tmp_path):
+    """The rule itself, tried on a small broken package."""
+    broken = {
+        "problem.py": "from .runner import solve",  # up
+        "runner.py": "from . import problem",
+        "grids.py": "def f():\n    import diffnum.problem",  # up, hidden in a function
+        "solvers/__init__.py": "from . import pndm",
+        "solvers/ddim.py": "import sympy",
+        "solvers/pndm.py": "from ..derive.pndm import weights\nfrom .ddim import transfer\nfrom .gddim import gddim",
+        "solvers/gddim.py": "from ..problem import Problem",
+        "derive/__init__.py": "",
+        "derive/pndm.py": "import numpy\nimport sympy\nfrom . import classical",
+        "derive/classical.py": "from fractions import Fraction",
+        "analysis.py": "from .plots import convergence",  # allowed only inside a function
+        "plots.py": "import matplotlib",
+    }
+    for name, text in broken.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    counts = {name: len(floor_violations(tmp_path / name)) for name in broken}
+    assert counts == dict.fromkeys(broken, 0) | {
+        "problem.py": 1,
+        "grids.py": 1,
+        "solvers/ddim.py": 2,  # SymPy in a solver, and outside derive
+        "solvers/pndm.py": 2,
+        "derive/pndm.py": 1,
+        "analysis.py": 1,
+    }
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_private_names_cross_modules(path):
+    assert path.stem.startswith("__") or not path.stem.startswith("_"), "a module has a plain name"
+    private = [
+        name
+        for name, _ in imports(path)
+        if name.startswith("diffnum") and re.search(r"\._[^_.]", "." + name.partition(".")[2])
+    ]
+    assert not private, f"private names of another module: {private}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_device_follows_the_state(path):
+    calls = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "cuda"
+    ]
+    assert not calls, f"`.cuda()` in lines {calls}: device and dtype follow the state"
+
+
+def test_command_line_imports_torch_lazily():
+    """`diffnum --help` answers at once: the module itself needs neither torch nor its like."""
+    path = PACKAGE / "cli.py"
+    eager = {name.split(".")[0] for name, lazy in imports(path) if not lazy} if path.exists() else set()
+    assert not eager & {"torch", "numpy", "scipy", "sympy", "matplotlib", "PIL", "safetensors"}
+
+
+def test_top_level_entries():
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode or not listing.stdout:
+        pytest.skip("not a git checkout")
+    entries = {name.split("/")[0] for name in listing.stdout.split("\0") if name and (ROOT / name).exists()}
+    unexpected = {name for name in entries if not name.startswith(".")} - TOP_LEVEL
+    assert not unexpected, f"unexpected at the top level: {sorted(unexpected)}"
+
+
+def test_readme_lists_every_solver_with_its_claims():
+    """The table in README names the registered solvers, in order, with the evaluations and the order they claim."""
+    from diffnum.solvers import registry
+
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\d).*? \| (\d*)n(?: \+ (\d+))? \|", (ROOT / "README.md").read_text("utf-8"), re.M
+    )
+    listed = {name: (int(order), 40 * int(slope or 1) + int(start or 0)) for name, order, slope, start in rows}
+    grid = {"fon": "uniform"}
+    assert listed == {name: (f.order(grid=grid.get(name, "log_snr")), f.nfe(40)) for name, f in registry.items()}
+
+
+PAGES = sorted((ROOT / "book").rglob("*.md")) + NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", PAGES, ids=relative)
+def test_no_raw_references(path):
+    r"""`\eqref` and `\ref` render as "(???)" without a warning."""
+    assert not re.search(r"\\(eq)?ref\{", path.read_text(encoding="utf-8")), "refer with {eq}`label`"
+
+
+def stored_text(output) -> str:
+    """The text of one stored output."""
+    data = output.get("data", {})
+    parts = [output.get("text", ""), *(v for k, v in data.items() if k.startswith("text/"))]
+    return "".join("".join(part) for part in parts)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
+def test_notebook_is_executed_and_clean(path):
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    cells = [cell for cell in cells if "".join(cell["source"]).strip()]
+    counts = [cell["execution_count"] for cell in cells]
+    assert counts == list(range(1, len(cells) + 1)), f"run it from top to bottom (make execute); counts are {counts}"
+    assert any(cell["outputs"] for cell in cells), "no stored outputs: run `make execute`"
+    for cell in cells:
+        tags = cell["metadata"].get("tags", [])
+        where = "".join(cell["source"])[:80]
+        assert "execution" not in cell["metadata"], f"time stamps in {where!r}: run `make execute`"
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error" or "raises-exception" in tags, f"an error in {where!r}"
+            assert output.get("name") != "stderr", f"text on stderr in {where!r}"
+            assert not re.search(r"/(home|root|tmp|work|Users)/", stored_text(output)), f"a machine path in {where!r}"

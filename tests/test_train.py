@@ -1,0 +1,184 @@
+"""Training and data: a tiny network on made-up pictures, a kill in the middle, and data that is not there."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffnum import data as datasets
+from diffnum import train as training
+from diffnum.denoisers.network import BlurringNetwork, Config, load
+from diffnum.errors import DiffnumError
+
+TINY = Config((16, 32), (False, True), 1, 1, 32, 8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Smooth pictures: 64 JPEG copies in class folders of a zip, 24 exact ones for training and 8 for testing."""
+    place = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32] / 32
+    wave = rng.uniform(1, 6, (96, 2, 3)), rng.uniform(0, 6, (96, 3))
+    pictures = 127 + 100 * np.sin(x[..., None] * wave[0][:, None, None, 0] + y[..., None] * wave[0][:, None, None, 1]
+                                  + wave[1][:, None, None])  # fmt: skip
+    pictures = pictures.astype(np.uint8)
+    with zipfile.ZipFile(place / "cifar10-jpeg.zip", "w") as z:
+        for i, picture in enumerate(pictures[:64]):
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "JPEG")
+            z.writestr(f"{'test' if i % 4 == 0 else 'train'}/{datasets.CLASSES[i % 10]}/{i:04d}.jpg", buffer.getvalue())
+    labels = np.arange(32) % 10
+    np.savez(place / datasets.LOSSLESS, train_x=pictures[64:88], train_y=labels[:24], test_x=pictures[88:],
+             test_y=labels[24:])  # fmt: skip
+    return place
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFNUM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DIFFNUM_DATA", raising=False)
+
+
+def options(folder, out, **more):
+    plain = {"data": folder, "out": out, "size": TINY, "batch": 8, "warmup": 2, "progress": False, "device": "cpu"}
+    return {**plain, "amp": False, "average": 100, "lr": 2e-3, "validation_images": 8, **more}
+
+
+@pytest.mark.parametrize("kind", ["edm", "blurring"])
+def test_training_lowers_the_loss(folder, tmp_path, kind):
+    path = training.train(**options(folder, tmp_path / "net", kind=kind, images=800))
+    before = training.train(**options(folder, tmp_path / "start", kind=kind, images=8))
+    card, start = (json.loads(p.with_suffix(".json").read_text()) for p in (path, before))
+    column = "weighted" if kind == "edm" else "eps_mse"
+    after, first = (np.mean([row[column] for row in c["validation"]]) for c in (card, start))
+    assert after < 0.9 * first
+    network = load(path)
+    assert isinstance(network, BlurringNetwork) == (kind == "blurring")
+    assert card["images"] == 800 and card["data"]["copies"]["images"] == 48 and card["data"]["exact"]["images"] == 24
+    assert card["sha256"] == network.sha256
+    rows = training.validate(
+        network, training.to_device(datasets.cifar10(folder, "test", exact=True), torch.device("cpu"))
+    )
+    assert rows == card["validation"]  # the card holds what the shipped file does
+
+
+def test_a_killed_run_continues_exactly(folder, tmp_path, monkeypatch):
+    whole = training.train(**options(folder, tmp_path / "a" / "net", images=64))
+    steps = []
+
+    def die(module, levels, *rest):
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return loss(module, levels, *rest)
+
+    loss = training.edm_loss
+    monkeypatch.setattr(training, "edm_loss", die)
+    again = options(folder, tmp_path / "b" / "net", images=64, save_every=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(**again)
+    monkeypatch.setattr(training, "edm_loss", loss)
+    resumed = training.train(**again, resume=True)
+    assert json.loads(resumed.with_suffix(".json").read_text())["images"] == 64
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert not list(resumed.parent.glob("*.part"))
+    with pytest.raises(DiffnumError, match="batch=8"):
+        training.train(**{**again, "batch": 4}, resume=True)
+
+
+def test_starting_from_a_network(folder, tmp_path):
+    path = training.train(**options(folder, tmp_path / "first", images=8))
+    card = json.loads(training.train(**options(folder, tmp_path / "next", images=8, init=str(path), size="small"))
+                      .with_suffix(".json").read_text())  # fmt: skip
+    assert card["images"] == 16 and card["images_this_run"] == 8 and card["settings"]["config"]["channels"] == [16, 32]
+
+
+def test_noise_levels_cover_the_range():
+    s = training.noise_levels(10_000, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert s.min() >= 1e-3 and s.max() <= 260 and (s > 100).float().mean() > 0.01 and (s < 0.002).float().mean() > 0.008
+    assert 0.2 < s.median() < 0.5
+
+
+def test_low_noise_sees_exact_pixels_only(folder):
+    pixels = training.Pixels.find(folder, torch.device("cpu"))
+    pixels.exact, pixels.copies = torch.zeros_like(pixels.exact), torch.full_like(pixels.copies, 255)
+    x = pixels.draw(64, torch.full((64,), 0.19), torch.Generator().manual_seed(0))
+    assert (x == -1).all()
+    assert (pixels.draw(64, torch.full((64,), 0.81), torch.Generator().manual_seed(0)) == 1).all()
+
+
+def test_missing_data_says_what_to_do(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(DiffnumError, match="DIFFNUM_DATA"):
+            training.train(**options(place, tmp_path / "out", images=8))
+    with pytest.raises(ValueError, match="split"):
+        datasets.cifar10(folder, "val")
+
+
+def test_no_network_no_data(monkeypatch):
+    import pooch
+
+    def offline(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(pooch, "retrieve", offline)
+    with pytest.raises(DiffnumError, match=r"in a browser .*root=, --data or the environment variable DIFFNUM_DATA"):
+        datasets.cifar10()
+
+
+@pytest.mark.parametrize("name", ["batch", "lr", "minutes", "images", "average"])
+def test_budgets_must_be_positive(name):
+    with pytest.raises(ValueError, match=name):
+        training.train(**{name: 0})
+
+
+def test_classes_folder_zip_pack_and_batches_agree(folder, tmp_path):
+    import pickle
+
+    from_zip = datasets.cifar10(folder)
+    with zipfile.ZipFile(folder / "cifar10-jpeg.zip") as z:
+        z.extractall(tmp_path / "tree")
+    tree = datasets.cifar10(tmp_path / "tree")
+    packed = datasets.pack(tmp_path / "pack", folder)
+    unpacked = datasets.cifar10(packed.parent)
+    for other in (tree, unpacked, datasets.cifar10(folder)):  # the last comes from the cache
+        assert (other.images == from_zip.images).all() and (other.labels == from_zip.labels).all()
+    exact, again = datasets.cifar10(folder, "test", exact=True), datasets.cifar10(packed.parent, "test", exact=True)
+    assert exact.exact and again.exact and (exact.images == again.images).all() and exact.sha256 == again.sha256
+    assert exact.tensor([0, 1]).shape == (2, 3, 32, 32) and exact.tensor().abs().max() <= 1
+
+    batches = tmp_path / datasets.FOLDER
+    batches.mkdir()
+    for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6))):
+        rows = np.ascontiguousarray(exact.images.transpose(0, 3, 1, 2)).reshape(len(exact), -1)
+        (batches / name).write_bytes(pickle.dumps({b"data": rows, b"labels": exact.labels.tolist()}))
+    canonical = datasets.cifar10(tmp_path)
+    assert canonical.exact and (canonical.images[:8] == exact.images).all() and len(canonical) == 40
+
+
+def test_a_batch_that_is_not_one(tmp_path):
+    import os
+    import pickle
+
+    class Harm:
+        def __reduce__(self):
+            return os.getcwd, ()
+
+    batches = tmp_path / datasets.FOLDER
+    batches.mkdir()
+    for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6))):
+        (batches / name).write_bytes(pickle.dumps({b"data": Harm()}))
+    with pytest.raises(DiffnumError, match="cannot be read"):
+        datasets.cifar10(tmp_path)
+
+
+def test_damaged_archive(tmp_path):
+    (tmp_path / datasets.ARCHIVE).write_bytes(b"not it")
+    with pytest.raises(DiffnumError, match="incomplete"):
+        datasets.cifar10(tmp_path)
