@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffnum import analysis, checks, data, derive, grids, noise, plots, solvers
+    from diffnum import analysis, checks, data, derive, grids, noise, plots, solvers, targets
     from diffnum.denoisers import Gaussian, GaussianMixture, Network, PointMass, from_prediction, load
     from diffnum.errors import DiffnumError
     from diffnum.problem import Problem
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("analysis", "checks", "data", "derive", "grids", "noise", "plots", "solvers")
+_MODULES = ("analysis", "checks", "data", "derive", "grids", "noise", "plots", "solvers", "targets")
 _NAMES = {
     "denoisers": ("Gaussian", "GaussianMixture", "Network", "PointMass", "from_prediction", "load"),
     "errors": ("DiffnumError",),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import log
 from typing import Any
 
@@ -19,12 +20,13 @@ FLOOR = 1e-11  # below this an error may be rounding, in the solver or in the re
 
 
 def reference(
-    problem: Problem, u: Tensor, times: Tensor | Sequence[float], rtol: float = 1e-12, trajectory: bool = False
+    problem: Problem, u: Tensor, times: Tensor | list[float], rtol: float = 1e-12, trajectory: bool = False
 ) -> Tensor:
     r"""The probability-flow ODE solved by an adaptive Runge-Kutta method of order 8 (DOP853), in float64.
 
-    It integrates :math:`dy/d\rho = \epsilon` with :math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha`, which is not singular where
-    the raw ODE is. Where the grid ends without noise the last stretch from :math:`\rho = 10^{-9}` is one straight line.
+    It integrates :math:`dy/d\rho = \epsilon` with :math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha`, which is not
+    singular where the raw ODE is. Where the grid ends without noise the last stretch, from :math:`\rho = 10^{-9}`,
+    is one straight line.
 
     Args:
         problem: process and denoiser; its count of evaluations is left alone.
@@ -73,8 +75,8 @@ def rms(x: Tensor) -> float:
 
 def local_slopes(steps: Sequence[int], errors: Sequence[float]) -> list[float]:
     r"""Observed orders :math:`\log(e_k/e_{k+1}) / \log(n_{k+1}/n_k)` between neighbours; NaN where an error is 0."""
-    pairs = zip(steps, steps[1:], errors, errors[1:], strict=False)
-    return [log(a / b) / log(m / n) if a > 0 and b > 0 else float("nan") for n, m, a, b in pairs]
+    pairs = zip(pairwise(steps), pairwise(errors), strict=True)
+    return [log(a / b) / log(m / n) if a > 0 and b > 0 else float("nan") for (n, m), (a, b) in pairs]
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def convergence(
         ValueError: step counts that do not increase, or grids whose ends differ.
     """
     steps = tuple(steps)
-    if not steps or any(n < 1 for n in steps) or any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+    if not steps or any(n < 1 for n in steps) or any(a >= b for a, b in pairwise(steps)):
         raise ValueError(f"steps={steps} must be positive and increase")
     grids = [check_times(grid(n), problem.process) for n in steps]
     if any(g[0] != grids[0][0] or g[-1] != grids[0][-1] for g in grids):
@@ -169,7 +171,7 @@ def convergence(
     function = find(solver)
     name = ", ".join([function.__name__, *(f"{k}={v}" for k, v in options.items())])
     claim = getattr(function, "order", None)
-    claimed = claim(grid=getattr(grid, "kind", "log_snr"), **options) if claim else None
+    claimed = claim(grid=getattr(grid, "kind", "log_snr"), process=problem.process, **options) if claim else None
     errors = tuple(rms(row) for row in wrong)
     return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claimed)
 

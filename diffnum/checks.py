@@ -18,8 +18,8 @@ from diffnum.runner import Solver, find, solve
 def assert_order(result: Convergence, order: int | None = None, within: float | None = None) -> float:
     """The observed order in the tail is the claimed one.
 
-    The last two slopes above rounding must lie in [p - 0.15, p + 0.3] for p up to 2 and in [p - 0.3, p + 0.4] above, or
-    the last one within ``within`` of p. Coarse grids are not judged: a method can look one order better there than it is.
+    The last two slopes above rounding must lie in [p - 0.15, p + 0.3] for p up to 2 and in [p - 0.3, p + 0.4] above,
+    or the last one within ``within`` of p. Coarse grids are not judged: there a method can look better than it is.
 
     Args:
         result: from :func:`diffnum.analysis.convergence`.
@@ -37,7 +37,9 @@ def assert_order(result: Convergence, order: int | None = None, within: float | 
     if within is not None:
         low, high, judged = p - within, p + within, result.tail[-1:]
     if not judged or not all(low <= slope <= high for slope in judged):
-        raise AssertionError(f"order {p} is claimed, slopes {_two(judged)} are not in [{low:.2f}, {high:.2f}]\n{result.table()}")
+        raise AssertionError(
+            f"order {p} is claimed, slopes {_two(judged)} are not in [{low:.2f}, {high:.2f}]\n{result.table()}"
+        )
     return result.order
 
 
@@ -59,14 +61,21 @@ def assert_close(a: Tensor, b: Tensor, tolerance: float, what: str = "states") -
 
 
 def assert_exact(
-    process: Any, solver: str | Solver, times: Tensor, tolerance: float = 1e-12, event: Sequence[int] = (4,), **options: Any
+    process: Any,
+    solver: str | Solver,
+    times: Tensor,
+    tolerance: float = 1e-12,
+    event: Sequence[int] = (4,),
+    **options: Any,
 ) -> float:
     """The solver transports a point mass exactly along the given grid: its noise prediction is constant there."""
     x0 = torch.linspace(-1, 1, int(torch.tensor(event).prod()), dtype=torch.float64).reshape(tuple(event))
     noise = process.prior((3, *event), dtype=torch.float64, seed=1) / process.prior_std
     (a, b), (c, d) = (process.levels(times[i].item()) for i in (0, -1))
     end = solve(Problem(process, PointMass(x0)), solver, a * x0 + b * noise, times, **options).u
-    return assert_close(end, c * x0 + d * noise, tolerance, f"{find(solver).__name__} on a point mass: exact and computed states")
+    return assert_close(
+        end, c * x0 + d * noise, tolerance, f"{find(solver).__name__} on a point mass: exact and computed states"
+    )
 
 
 def assert_reduces_to(

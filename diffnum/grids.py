@@ -1,8 +1,8 @@
 """Time grids: where a solver stands at each step.
 
-Each is called as ``grid(process, steps, t_end=None, t_start=None)`` and returns ``steps + 1`` strictly decreasing times,
-a CPU float64 tensor from ``t_start`` (default ``process.t_max``) to ``t_end`` (default ``process.t_end``: 1e-3 for VP,
-0.002 for VE). ``t_end=0`` must be asked for. Every grid raises ``ValueError`` for steps or end points out of range.
+Each is called as ``grid(process, steps, t_end=None, t_start=None)`` and returns ``steps + 1`` strictly decreasing
+times, a CPU float64 tensor from ``t_start`` (default ``process.t_max``) to ``t_end`` (default ``process.t_end``: 1e-3
+for VP, 0.002 for VE). ``t_end=0`` must be asked for. Every grid raises ``ValueError`` for bad steps or end points.
 """
 
 from collections.abc import Callable
@@ -80,7 +80,9 @@ def from_table(
     top, bottom = int(first * size + 1e-9), round(last * size)
     stride = (top - bottom) // steps
     if stride < 1:
-        raise ValueError(f"steps={steps} exceeds the {top - bottom} levels of the table between the two ends; use fewer")
+        raise ValueError(
+            f"steps={steps} exceeds the {top - bottom} levels of the table between the two ends; use fewer"
+        )
     down = torch.arange(steps, -1, -1, dtype=torch.float64)
     levels = bottom + stride * down if bottom else torch.where(down > 0, 1 + stride * (down - 1), 0.0)
     return check_times(levels / size, process)

@@ -64,8 +64,10 @@ class Seeded:
             key = [np.array([self.seed, i], dtype=np.uint64) for i in indices]
             counter = np.array([0, 0, 0, self.stream], dtype=np.uint64)
             self._rows = [np.random.Generator(np.random.Philox(key=k, counter=counter)) for k in key]
-        rows = [torch.from_numpy(row.standard_normal(event)) if event else torch.tensor(row.standard_normal())
-                for row in self._rows]
+        rows = [
+            torch.from_numpy(row.standard_normal(event)) if event else torch.tensor(row.standard_normal())
+            for row in self._rows
+        ]
         return torch.stack(rows)
 
 

@@ -90,14 +90,14 @@ def convergence(results: "Convergence | Sequence[Convergence]", ax: Any = None) 
     Raises:
         ValueError: no result.
     """
-    results = list(results) if isinstance(results, list | tuple) else [results]
+    results = list(results) if isinstance(results, Sequence) else [results]
     if not results:
         raise ValueError("results is empty; give what analysis.convergence returned")
     ax = panels(1)[1] if ax is None else ax
     seen: dict[str, int] = {}
     guides: dict[int, list[tuple[float, float]]] = {}
     for result in results:
-        points = [(n, e) for n, e in zip(result.nfe, result.errors, strict=True) if isfinite(e) and e > 0]
+        points = [(float(n), e) for n, e in zip(result.nfe, result.errors, strict=True) if isfinite(e) and e > 0]
         look = style(result.name)
         base = result.name.split(",")[0]
         again = seen[base] = seen.get(base, -1) + 1

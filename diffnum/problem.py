@@ -82,7 +82,7 @@ class Problem:
         return self.drift(u, self.eps(u, t), t)
 
     def drift(self, u: Tensor, e: Tensor, t: float) -> Tensor:
-        r"""The same right-hand side :math:`F x + \tfrac{G^2}{2\sigma} e` for a noise value already at hand; no evaluation."""
+        r"""The same :math:`F x + \tfrac{G^2}{2\sigma} e` for a noise value already at hand; no evaluation."""
         return combine(self.process.velocity_factors(float(t)), (u, e))
 
     def prior(self, shape: tuple[int, ...], *args: Any, **options: Any) -> Tensor:
@@ -108,7 +108,9 @@ class Problem:
             raise TypeError(f"u is {kind}; a state is a floating tensor, for example from problem.prior(...)")
         event, expected = self.process.event_shape(u), getattr(self.denoiser, "shape", None)
         if expected is not None and event != tuple(expected):
-            raise ValueError(f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, expected))})")
+            raise ValueError(
+                f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, expected))})"
+            )
         if not u.numel():
             raise ValueError(f"u has shape {tuple(u.shape)}: there is no sample in it")
         if not bool(torch.isfinite(u).all()):

@@ -43,7 +43,7 @@ def method(
     The decorated function keeps its signature. Before it runs it checks the options, the process, the grid (which
     reaches the method as Python floats) and the state. It gains the attributes
 
-    - ``order(grid="log_snr", **options)``: global order of convergence on a grid of that name,
+    - ``order(grid="log_snr", process=None, **options)``: global order of convergence on a grid of that name,
     - ``nfe(n, **options)``: evaluations that n steps cost,
     - ``kind`` ("ode" or "sde"), ``families`` of processes, ``exact_for``, ``paper``,
     - ``reaches_zero(n, **options)``: whether n steps may end at t = 0.
@@ -84,7 +84,7 @@ def method(
             return function(problem, u, grid, **given)
 
         claims = {
-            "order": order if callable(order) else lambda grid="log_snr", **options: order,
+            "order": order if callable(order) else lambda grid="log_snr", process=None, **options: order,
             "nfe": nfe,
             "kind": kind,
             "families": families,
@@ -187,7 +187,8 @@ def solve(
     before, states = problem.nfe, [u]
     with torch.set_grad_enabled(gradients):
         steps = run(problem, u, times.tolist(), **options)
-        for u in _bar(steps, problem, len(times) - 1, len(u)) if progress else steps:
+        for state in _bar(steps, problem, len(times) - 1, len(u)) if progress else steps:
+            u = state
             if trajectory:
                 states.append(u)
         if denoise:

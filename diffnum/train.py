@@ -24,7 +24,7 @@ import os
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -319,7 +319,7 @@ def train(
     fused = where.type in ("cuda", "cpu")
     run = Run(net, mean, torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99), fused=fused))
     settings = {
-        "kind": kind, "config": json.loads(config.to_json()), "batch": batch, "lr": lr, "warmup": warmup,
+        "kind": kind, "config": json.loads(json.dumps(asdict(config))), "batch": batch, "lr": lr, "warmup": warmup,
         "average": average, "seed": seed, "images": images, "init": start.sha256 if start else None,
     }  # fmt: skip
     checkpoint = stem.with_suffix(".checkpoint.safetensors")
@@ -348,7 +348,7 @@ def train(
         if kind == "edm":
             blob = nets.to_bytes(mean, {k: stats[k] for k in ("mean", "cov")}, {"kind": kind})
         else:
-            extra = {"kind": kind, "blurring": json.dumps({"blur_max": 10.0, "d_min": 1e-3})}
+            extra = {"kind": kind, "blurring": {"blur_max": 10.0, "d_min": 1e-3}}
             blob = nets.to_bytes(mean, {"spectrum": stats["spectrum"]}, extra)
         return validate(nets.from_bytes(blob), test[:count]), blob
 

@@ -51,7 +51,7 @@ def options(folder, out, **more):
 
 @pytest.mark.parametrize("kind", ["edm", "blurring"])
 def test_training_lowers_the_loss(folder, tmp_path, kind):
-    path = training.train(**options(folder, tmp_path / "net", kind=kind, images=800))
+    path = training.train(**options(folder, tmp_path / "net", kind=kind, images=400))
     before = training.train(**options(folder, tmp_path / "start", kind=kind, images=8))
     card, start = (json.loads(p.with_suffix(".json").read_text()) for p in (path, before))
     column = "weighted" if kind == "edm" else "eps_mse"
@@ -59,7 +59,7 @@ def test_training_lowers_the_loss(folder, tmp_path, kind):
     assert after < 0.9 * first
     network = load(path)
     assert isinstance(network, BlurringNetwork) == (kind == "blurring")
-    assert card["images"] == 800 and card["data"]["copies"]["images"] == 48 and card["data"]["exact"]["images"] == 24
+    assert card["images"] == 400 and card["data"]["copies"]["images"] == 48 and card["data"]["exact"]["images"] == 24
     assert card["sha256"] == network.sha256
     rows = training.validate(
         network, training.to_device(datasets.cifar10(folder, "test", exact=True), torch.device("cpu"))

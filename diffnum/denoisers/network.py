@@ -52,14 +52,9 @@ class Config:
     patch: int = 2
     colours: int = 3
 
-    def to_json(self) -> str:
-        """The configuration as the JSON text that the weight file carries in its metadata."""
-        return json.dumps(asdict(self))
-
     @classmethod
-    def from_json(cls, text: str) -> Config:
-        """Read back what :meth:`to_json` wrote."""
-        d = json.loads(text)
+    def from_dict(cls, d: dict[str, Any]) -> Config:
+        """Read back ``asdict(config)`` after a trip through JSON, which the weight file carries in its metadata."""
         return cls(**{**d, "channels": tuple(d["channels"]), "attention": tuple(d["attention"])})
 
     @classmethod
@@ -481,9 +476,9 @@ def from_bytes(
     try:
         tensors = parse(blob)
         head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        metadata = head.get("__metadata__", {})
+        metadata = json.loads(head.get("__metadata__", {}).get("diffnum", "{}"))
         weights = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
-        config = Config.from_json(metadata["config"]) if "config" in metadata else Config.from_tensors(weights)
+        config = Config.from_dict(metadata["config"]) if "config" in metadata else Config.from_tensors(weights)
         with torch.device("meta"):
             net = UNet(config)
         net.load_state_dict(weights, assign=True)
@@ -492,16 +487,18 @@ def from_bytes(
             f"{source} is not a diffnum network: {str(error).splitlines()[0]}; get a fresh copy of the file"
         ) from None
     if metadata.get("kind") == "blurring":
-        settings = json.loads(metadata["blurring"])
+        settings = metadata["blurring"]
         return BlurringNetwork(net, tensors["stats.spectrum"], **settings, sha256=sha256, card=card)
     wiener = Wiener(tensors["stats.mean"], tensors["stats.cov"]) if "stats.cov" in tensors else None
     return Network(net, wiener, sha256, card)
 
 
-def to_bytes(net: UNet, stats: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+def to_bytes(net: UNet, stats: dict[str, Tensor], about: dict[str, Any] | None = None) -> bytes:
     """The safetensors file of a network in half precision, with the statistics of its data in single precision."""
     from safetensors.torch import save
 
     tensors = {f"net.{k}": v.detach().half().cpu().contiguous() for k, v in net.state_dict().items()}
     tensors |= {f"stats.{k}": v.float().cpu().contiguous() for k, v in stats.items()}
-    return save(tensors, {"format": "diffnum-unet-1", "config": net.config.to_json(), **(metadata or {})})
+    # one entry: safetensors writes several in an order of chance, and the checksum would not be reproducible
+    text = json.dumps({"config": asdict(net.config), **(about or {})}, sort_keys=True)
+    return save(tensors, {"diffnum": text})

@@ -40,6 +40,7 @@ class Isotropic:
     t_end: float
     unit: float | None = None  # time between two entries of a discrete table, None for a continuous schedule
     prior_std: float
+    time_is_rho = False  # whether t itself is sigma/alpha
 
     def __init__(self) -> None:
         self._levels: dict[float, tuple[float, float]] = {}
@@ -217,7 +218,9 @@ class Isotropic:
 
 
 class VP(Isotropic):
-    r"""Variance-preserving process :math:`dx = -\tfrac12 \beta x \, dt + \sqrt{\beta} \, dw`, :math:`\alpha^2 + \sigma^2 = 1`.
+    r"""Variance-preserving process :math:`dx = -\tfrac12 \beta x \, dt + \sqrt{\beta} \, dw`.
+
+    Signal and noise level satisfy :math:`\alpha^2 + \sigma^2 = 1`.
 
     The default is the continuous linear schedule on t from 0 to 1; :meth:`cosine` and :meth:`from_betas` give others.
 
@@ -281,7 +284,7 @@ class VP(Isotropic):
 
 
 class VE(Isotropic):
-    r"""Variance-exploding process in which time is the noise level: :math:`x_t = x_0 + t n`, :math:`dx = \sqrt{2t} \, dw`.
+    r"""Variance-exploding process :math:`dx = \sqrt{2t} \, dw`: time is the noise level, :math:`x_t = x_0 + t n`.
 
     Args:
         sigma_max: noise level at the start of sampling.
@@ -290,6 +293,7 @@ class VE(Isotropic):
     """
 
     t_end = 0.002
+    time_is_rho = True
 
     def __init__(self, sigma_max: float = 80.0) -> None:
         super().__init__()

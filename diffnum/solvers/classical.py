@@ -72,9 +72,7 @@ def _adams(problem: Problem, u: Tensor, times: list[float], order: int) -> Itera
         yield u
 
 
-@method(
-    order=2, nfe=lambda n: n + 3, paper=f"{TEXTBOOK}, III.1 and III.5", reaches_zero=lambda n: n > 1, register=True
-)
+@method(order=2, nfe=lambda n: n + 3, paper=f"{TEXTBOOK}, III.1 and III.5", reaches_zero=lambda n: n > 1, register=True)
 def ab2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""Two-step Adams-Bashforth with the weights of the actual times.
 
@@ -103,7 +101,7 @@ def ab4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=lambda grid="log_snr", published=False: 4 if grid == "uniform" and not published else 2,
+    order=lambda grid="log_snr", process=None, published=False: 4 if grid == "uniform" and not published else 2,
     nfe=lambda n, published=False: n + 3 * min(n, 3),
     paper=f"{PNDM}, FON in section 4",
     reaches_zero=lambda n, published=False: n > 3,

@@ -7,14 +7,15 @@ r"""PNDM: pseudo numerical methods (Liu et al. 2022, arXiv:2202.09778).
 | e_t, e' | e, bar |
 
 A pseudo method is the gradient part of a classical one followed by the transfer map. In the rescaled variables
-:math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha` the ODE reads :math:`dy/d\rho = \epsilon` and the transfer is a straight line:
-each method below *is* a classical method for that equation, but with the weights of uniform steps on nodes
-:math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 on every grid not uniform in rho.
+:math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha` the ODE reads :math:`dy/d\rho = \epsilon` and the transfer is a
+straight line: each method below *is* a classical method for that equation, but with the weights of uniform steps on
+nodes :math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 on every grid not uniform in rho.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
@@ -34,13 +35,18 @@ def middle(problem: Problem, t: float, s: float, midpoint: str) -> float:
     return problem.process.time_of_rho((rho_t + rho_s) / 2)
 
 
+def _in_rho(choice: str, process: Any, in_time: str) -> bool:
+    """Whether a choice of grid or midpoint is even in rho: it says so, or is even in time where time is rho (VE)."""
+    return choice == "sigma" or (choice == in_time and getattr(process, "time_is_rho", False))
+
+
 def _known(midpoint: str) -> None:
     if midpoint not in ("t", "sigma"):
         raise ValueError(f"midpoint={midpoint!r} must be 't' (as published) or 'sigma' (fourth order)")
 
 
 @method(
-    order=lambda grid="log_snr", midpoint="t": 4 if midpoint == "sigma" else 2,
+    order=lambda grid="log_snr", process=None, midpoint="t": 4 if _in_rho(midpoint, process, "t") else 2,
     nfe=lambda n, midpoint="t": 4 * n,
     paper=f"{PAPER}, equation 13",
     exact_for="a point mass",
@@ -52,8 +58,8 @@ def prk(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") ->
 
     .. math:: \bar e = \tfrac16 (e_1 + 2 e_2 + 2 e_3 + e_4), \qquad x_{i+1} = \phi(x_i, \bar e, t_i, t_{i+1})
 
-    Order 2, because the stages stand in the middle of t and not of :math:`\rho`; order 4 with ``midpoint="sigma"``, which
-    is the classical method for :math:`dy/d\rho = \epsilon`. Four evaluations a step; it cannot end at t = 0.
+    Order 2, because the stages stand in the middle of t and not of :math:`\rho`; order 4 with ``midpoint="sigma"``,
+    which is the classical method for :math:`dy/d\rho = \epsilon`. Four evaluations a step; it cannot end at t = 0.
     """
     _known(midpoint)
     move = partial(transfer, problem)
@@ -87,7 +93,9 @@ def s_pndm(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=lambda grid="log_snr", midpoint="t": 2 if grid != "sigma" else 4 if midpoint == "sigma" else 3,
+    order=lambda grid="log_snr", process=None, midpoint="t": (
+        2 if not _in_rho(grid, process, "uniform") else 4 if _in_rho(midpoint, process, "t") else 3
+    ),
     nfe=lambda n, midpoint="t": n + 3 * min(n, 3),
     paper=f"{PAPER}, section 3.3 and equation 12",
     exact_for="a point mass",
@@ -101,10 +109,10 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
               x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
 
     The first three steps are pseudo Runge-Kutta. Order 2 on any grid that is not uniform in :math:`\rho`: the weights
-    average over the steps uniformly, the exact integral with :math:`\rho'`. On a grid that *is* uniform in :math:`\rho` the
-    multistep part is AB4: order 4 with ``midpoint="sigma"``; with the published midpoint the three starting steps leave
-    an error of order 3, so small from the usual start that 4 is what one sees first. n + 9 evaluations; below four
-    steps all are pseudo Runge-Kutta. State ``(batch, *event)``.
+    average over the steps uniformly, the exact integral with :math:`\rho'`. On a grid uniform in :math:`\rho` the
+    multistep part is AB4: order 4 with ``midpoint="sigma"``; with the published midpoint the starting steps leave an
+    error of order 3, so small from the usual start that 4 is what one sees first. n + 9 evaluations; below four steps
+    all are pseudo Runge-Kutta. State ``(batch, *event)``.
     """
     _known(midpoint)
     move, weights, past = partial(transfer, problem), adams_bashforth(4), []
@@ -120,7 +128,7 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
 
 
 @method(
-    order=lambda grid="log_snr": 3 if grid == "sigma" else 2,
+    order=lambda grid="log_snr", process=None: 3 if _in_rho(grid, process, "uniform") else 2,
     nfe=lambda n: n + 1,
     paper=f"{PAPER}, equation 12; ramp start as in Stable Diffusion's PLMS",
     exact_for="a point mass",
@@ -131,7 +139,7 @@ def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""PLMS: F-PNDM's multistep formula with a ramp instead of the Runge-Kutta start.
 
     Pseudo improved Euler, then Adams-Bashforth weights of order 2, 3 and 4. Order 2, or 3 on a grid uniform in
-    sigma/alpha, where only the start is not of order 4; n + 1 evaluations, eight fewer than F-PNDM. State ``(batch, *event)``.
+    sigma/alpha, where only the start is not of order 4; n + 1 evaluations, eight fewer than F-PNDM.
     """
     move, past = partial(transfer, problem), []
     for t, s in pairwise(times):
@@ -146,7 +154,7 @@ def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=lambda grid="log_snr", order=4, variable="sigma": order,
+    order=lambda grid="log_snr", process=None, order=4, variable="sigma": order,
     nfe=lambda n, order=4, variable="sigma": n + 3 * min(n, order - 1),
     paper=f"{PAPER}, repaired; variable='t' is tAB of Zhang and Chen 2023, arXiv:2204.13902",
     exact_for="a point mass",
@@ -158,11 +166,12 @@ def pndm_variable(
 ) -> Iterator[Tensor]:
     r"""PNDM with the weights of the actual nodes, which restores the order of its Adams-Bashforth formula.
 
-    .. math:: \bar e_i = \frac{1}{\rho_{i+1} - \rho_i} \int_{\rho_i}^{\rho_{i+1}} \sum_{j<q} l_j \, e_{i-j} \, d\rho, \qquad
+    .. math:: \bar e_i = \frac{1}{\rho_{i+1} - \rho_i}
+              \int_{\rho_i}^{\rho_{i+1}} \sum_{j<q} l_j \, e_{i-j} \, d\rho, \qquad
               x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
 
-    with Lagrange polynomials in :math:`\rho` or in t. Started with Runge-Kutta steps whose stages stand in the middle of
-    :math:`\rho`. Order q; n + 3 (q - 1) evaluations. State ``(batch, *event)``.
+    with Lagrange polynomials in :math:`\rho` or in t. Started with Runge-Kutta steps whose stages stand in the middle
+    of :math:`\rho`. Order q; n + 3 (q - 1) evaluations. State ``(batch, *event)``.
 
     Args:
         order: q, from 1 to 4.

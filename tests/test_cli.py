@@ -1,0 +1,173 @@
+"""The command line: what it prints and writes, and how it refuses."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from diffnum import cli
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Run ``diffnum ...`` in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def python(code, *arguments):
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys, diffnum.cli as c\n"
+        "try: c.main()\n"
+        "except SystemExit as e: assert e.code == 0, e.code\n"
+        "slow = {'torch', 'numpy', 'scipy', 'matplotlib', 'sympy', 'PIL'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    run = python(code, "--help")
+    assert run.returncode == 0, run.stderr
+    assert all(command in run.stdout for command in ("sample", "solvers", "order", "train"))
+
+
+def test_mistakes_and_refusals_are_one_line():
+    code = "import diffnum.cli as c; c.main()"
+    for arguments, status in ((["sample", "--stepz", "3"], 2), (["smaple"], 2), (["sample", "--steps", "x"], 2),
+                              (["sample", "--solver", "f_pmdn"], 1)):  # fmt: skip
+        run = python(code, *arguments)
+        assert run.returncode == status, run.stderr
+        assert run.stderr.startswith("diffnum: ") and run.stderr.count("\n") == 1 and not run.stdout
+
+
+def test_version_and_help(call):
+    from diffnum import __version__
+
+    assert call("--version").output.strip() == f"diffnum {__version__}"
+    for command in ("sample", "order", "solvers", "train"):
+        result = call(command, "--help")
+        assert result.exit_code == 0 and "diffnum" in result.output
+
+
+def test_solvers_lists_every_claim(call):
+    from diffnum.solvers import registry
+
+    result = call("solvers")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in registry)
+    row = next(line for line in result.output.splitlines() if line.split()[:1] == ["f_pndm"])
+    assert "n + 9" in row and row.split()[1] == "2" and "2202.09778" in row
+    assert [cli.cost(registry[name]) for name in ("ddim", "heun", "rk4", "s_pndm")] == ["n", "2n", "4n", "n + 1"]
+
+
+def test_order_confirms_a_claim_and_draws_it(call, tmp_path):
+    result = call("order", "--solver", "f_pndm", "--steps", "80,160,320", "--target", "gaussian")
+    assert result.exit_code == 0, result.output
+    assert "order 2 is claimed" in result.output and "confirmed" in result.output and "329" in result.output
+    assert picture(tmp_path / "f_pndm_order.png").shape[:2] == (600, 960)
+
+
+def test_order_says_when_a_claim_does_not_hold(call, tmp_path):
+    result = call("order", "--solver", "f_pndm", "--steps", "20,40,80", "--t-end", "0", "--grid", "quadratic",
+                  "--target", "thin", "--out", "floor.png")  # fmt: skip
+    assert result.exit_code == 1 and "not confirmed" in result.output
+    assert (tmp_path / "floor.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("sample --solver f_pmdn", "f_pndm"),
+        ("sample --steps 0", "at least 1"),
+        ("sample -n 0", "at least 1"),
+        ("sample -n -3", "at least 1"),
+        ("sample --batch 0", "at least 1"),
+        ("sample --device cuda:99", "does not exist"),
+        ("sample --device abacus", "does not exist"),
+        ("sample --device meta", "does not exist"),
+        ("sample --dtype int8", "float32"),
+        ("sample --process vpp", "did you mean vp"),
+        ("sample --grid log_snt", "log_snr"),
+        ("sample --grid log_snr --t-end 5", "t_end"),
+        ("sample --solver heun --t-end 0", "cannot end"),
+        ("sample --option midpont=t", "it has midpoint"),
+        ("sample --option midpoint", "key=value"),
+        ("sample --option midpoint=x", "sigma"),
+        ("sample --solver pndm_variable --option order=two", "of type int"),
+        ("sample --network nowhere", "cifar10"),
+        ("sample --network nowhere.safetensors", "cannot read"),
+        ("sample --seed -1", "non-negative"),
+        ("sample --out missing/x.png", "does not exist"),
+        ("sample --out x.jpg", ".png"),
+        ("order --solver nothing", "did you mean"),
+        ("order --solver ddim --steps 20,10", "increase"),
+        ("order --solver ddim --steps ten", "whole numbers"),
+        ("order --solver ddim --target rough", "smooth"),
+        ("order --solver ddim --grid from_table", "did you mean"),
+        ("order --solver ddim --out missing/x.png", "does not exist"),
+    ],
+)
+def test_refusals(call, tmp_path, arguments, says):
+    result = call(*arguments.split())
+    assert result.exit_code == 1
+    assert result.stderr.startswith("diffnum: ") and result.stderr.count("\n") == 1 and says in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_option_values_have_the_type_of_their_default():
+    def solver(problem, u, times, order=2, scale=1.0, flag=False, kind="a", free=None, noise=None):
+        yield u
+
+    given = ["order=3", "scale=2", "flag=true", "kind=1", "free=0.5"]
+    assert cli.solver_options(solver, given) == {"order": 3, "scale": 2.0, "flag": True, "kind": "1", "free": 0.5}
+    with pytest.raises(ValueError, match="no option 'noise'"):
+        cli.solver_options(solver, ["noise=1"])
+
+
+TINY = ("sample", "-n", "3", "--steps", "2", "--solver", "ddim")
+
+
+@pytest.mark.weights
+def test_sample_writes_a_sheet_and_arrays(call, tmp_path):
+    result = call(*TINY, "--npz", "--out", "a.png", "--columns", "3")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1 and "3 images, 2 network evaluations" in result.stdout
+    assert not result.stderr
+    sheet = picture(tmp_path / "a.png")
+    assert sheet.shape == (68, 3 * 66 + 2, 3)
+    with np.load(tmp_path / "a.npz") as made:
+        assert made["images"].shape == (3, 32, 32, 3) and made["x"].dtype == np.float32
+        assert (made["solver"], made["nfe"], made["seed"], made["process"]) == ("ddim", 2, 0, "vp")
+        assert len(str(made["weights_sha256"])) == 64
+        assert np.array_equal(sheet[2:66:2, 2:66:2], made["images"][0])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.npz", "a.png"]
+
+
+@pytest.mark.weights
+def test_images_depend_on_seed_and_index_alone(call, tmp_path):
+    def draw(name, *more):
+        assert call(*TINY, "--out", name, *more).exit_code == 0
+        with np.load(tmp_path / name) as made:
+            return made["x"]
+
+    x = draw("a.npz")
+    assert np.array_equal(x, draw("b.npz"))
+    assert np.abs(x - draw("c.npz", "--batch", "2")).max() < 1e-4
+    assert np.abs(x - draw("d.npz", "--seed", "1")).max() > 0.1
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("how", ["--process ve", "--process vp-cosine --dtype bfloat16", "--process vp-ddpm --denoise"])
+def test_sample_on_every_process(call, tmp_path, how):
+    result = call("sample", "-n", "1", "--steps", "3", "--solver", "s_pndm", "--out", "a.png", *how.split())
+    assert result.exit_code == 0, result.output
+    assert picture(tmp_path / "a.png").shape == (68, 68, 3)

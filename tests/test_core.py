@@ -1,0 +1,464 @@
+"""Processes, grids, noise, problem and runner: identities, and one clear error for every bad input."""
+
+import math
+
+import pytest
+import torch
+
+import diffnum as dn
+from diffnum import grids, noise
+from diffnum.analysis import convergence, ladder, reference
+from diffnum.coefficients import act, adams_weights, combine
+from diffnum.targets import smooth
+
+PROCESSES = {
+    "linear": dn.VP(),
+    "cosine": dn.VP.cosine(),
+    "table": dn.VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
+    "ve": dn.VE(),
+}
+GRIDS = ("uniform", "quadratic", "log_snr", "karras", "sigma")
+
+
+@pytest.fixture(params=PROCESSES)
+def process(request):
+    return PROCESSES[request.param]
+
+
+# ------------------------------------------------------------------------------------------------------- processes
+def test_levels_and_their_inverse(process):
+    t = torch.linspace(1e-6, process.t_max * 0.999, 500, dtype=torch.float64)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    if isinstance(process, dn.VP):
+        torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t), rtol=1e-14, atol=0)
+    torch.testing.assert_close(process.log_snr(t), (alpha**2 / sigma**2).log(), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(process.time_of_log_snr(process.log_snr(t)), t, rtol=1e-11, atol=0)
+    torch.testing.assert_close(process.time_of_rho(process.rho(t)), t, rtol=1e-11, atol=0)
+
+
+def test_coefficients_belong_together(process):
+    """dalpha/dt = F alpha and d(sigma^2)/dt = 2 F sigma^2 + G^2, by central differences."""
+    if process.unit:
+        pytest.skip("a table is linear between its knots only in log alpha, so a difference across one proves nothing")
+    t, h = torch.linspace(0.05, 0.9, 30, dtype=torch.float64) * process.t_max, 1e-6
+    F, G2 = process.F(t)[:, 0, 0], process.G(t)[:, 0, 0] ** 2
+    slope = (process.alpha(t + h) - process.alpha(t - h)) / (2 * h)
+    torch.testing.assert_close(slope, F * process.alpha(t), rtol=1e-6, atol=1e-8)
+    slope = (process.sigma(t + h) ** 2 - process.sigma(t - h) ** 2) / (2 * h)
+    torch.testing.assert_close(slope, 2 * F * process.sigma(t) ** 2 + G2, rtol=1e-6, atol=1e-7)
+
+
+def test_matrices(process):
+    t = torch.linspace(0.1, 0.9, 6, dtype=torch.float64).reshape(2, 3)
+    for matrix in (process.F, process.G, process.mean, process.cov, process.cholesky, process.rotation_root):
+        assert matrix(t).shape == (2, 3, 1, 1)
+        assert matrix(0.5).shape == (1, 1)
+        assert matrix(t).dtype == torch.float64
+    s = t / 2
+    torch.testing.assert_close(process.transition(s, t) * process.mean(t), process.mean(s), rtol=1e-12, atol=0)
+    torch.testing.assert_close(process.integral_F(s, t).exp(), process.transition(s, t))
+    torch.testing.assert_close(process.cov(t), process.cholesky(t) @ process.cholesky(t).mT)
+
+
+def test_floats_give_floats(process):
+    for function in (process.alpha, process.sigma, process.beta, process.log_snr, process.time_of_log_snr, process.rho):
+        assert type(function(0.3)) is float
+        assert function(torch.tensor([0.3, 0.4])).dtype == torch.float64
+    assert process.levels(0.3) == (process.alpha(0.3), process.sigma(0.3))
+
+
+@pytest.mark.parametrize("t", [1e-10, 1e-6, 1e-3, 0.5, 1.0])
+def test_small_times_do_not_cancel(t):
+    import mpmath as mp
+
+    with mp.workdps(40):
+        exponent = mp.mpf(0.1) * t + (20 - mp.mpf(0.1)) * mp.mpf(t) ** 2 / 2
+        linear = float(mp.sqrt(-mp.expm1(-exponent)))
+        shift = mp.mpf(0.008)
+        ratio = [mp.cos((mp.mpf(v) + shift) / (1 + shift) * mp.pi / 2) for v in (min(t, 0.99), 0)]
+        cosine = float(mp.sqrt(1 - (ratio[0] / ratio[1]) ** 2))
+    assert dn.VP().sigma(t) == pytest.approx(linear, rel=1e-14)
+    assert dn.VP.cosine().sigma(min(t, 0.99)) == pytest.approx(cosine, rel=1e-13)
+
+
+def test_cosine_ends_where_the_ratio_is_twenty_thousand():
+    process = dn.VP.cosine()
+    assert process.rho(process.t_max) == pytest.approx(2e4, rel=1e-9)
+
+
+def test_table(golden):
+    for schedule in ("linear", "cosine"):
+        process = dn.VP.from_betas(golden[f"betas_{schedule}"])
+        t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+        torch.testing.assert_close(process.alpha(t) ** 2, golden[f"alphas_cumprod_{schedule}"], rtol=1e-12, atol=0)
+        assert process.levels(0.0) == (1.0, 0.0)
+        middle = process.schedule.log_alpha(torch.tensor(0.0105, dtype=torch.float64))
+        knots = process.schedule.log_alpha(torch.tensor([0.010, 0.011], dtype=torch.float64))
+        assert middle.item() == pytest.approx(knots.mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"beta_min": 0}, {"beta_min": -1}, {"beta_min": 3, "beta_max": 2}, {"beta_max": math.inf}]
+)
+def test_bad_vp(bad):
+    with pytest.raises(ValueError, match="beta_min"):
+        dn.VP(**bad)
+
+
+def test_other_bad_processes():
+    with pytest.raises(ValueError, match="sigma_max"):
+        dn.VE(sigma_max=0.0)
+    with pytest.raises(ValueError, match="s="):
+        dn.VP.cosine(-1)
+    for betas in (torch.ones(3), torch.tensor([0.1, math.nan]), torch.zeros(0), torch.full((2, 2), 0.1)):
+        with pytest.raises(ValueError, match="betas"):
+            dn.VP.from_betas(betas)
+
+
+# ----------------------------------------------------------------------------------------------------------- grids
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 64])
+def test_grids(process, name, steps):
+    grid = getattr(grids, name)
+    for t_end in (None, 0.0, 0.01):
+        times = grid(process, steps, t_end=t_end)
+        assert times.dtype == torch.float64
+        assert len(times) == steps + 1
+        assert (times.diff() < 0).all()
+        assert times[0] == process.t_max
+        assert times[-1] == (process.t_end if t_end is None else t_end)
+
+
+def test_what_grids_are_uniform_in(process):
+    def even(values):
+        return values.diff().std() <= 1e-9 * values.diff().abs().mean()
+
+    ends = {"t_end": 0.01, "t_start": 0.9}
+    assert even(grids.uniform(process, 10, **ends))
+    assert even(grids.quadratic(process, 10, **ends).sqrt())
+    assert even(process.log_snr(grids.log_snr(process, 10, **ends)))
+    assert even(process.rho(grids.sigma(process, 10, **ends)))
+    assert even(process.rho(grids.karras(process, 10, **ends)) ** (1 / 7))
+    assert even(process.rho(grids.karras(process, 10, rho=3, **ends)) ** (1 / 3))
+
+
+@pytest.mark.parametrize("steps", [0, -3, 2.5, True, "10"])
+def test_bad_steps(steps):
+    with pytest.raises(ValueError, match="steps"):
+        grids.uniform(dn.VP(), steps)
+
+
+@pytest.mark.parametrize("ends", [{"t_end": -1e-3}, {"t_end": 1.0}, {"t_start": 1.5}, {"t_end": math.nan}])
+def test_bad_ends(ends):
+    for name in GRIDS:
+        with pytest.raises(ValueError, match="t_end"):
+            getattr(grids, name)(dn.VP(), 10, **ends)
+
+
+def test_other_bad_grids():
+    with pytest.raises(ValueError, match="rho"):
+        grids.karras(dn.VP(), 10, rho=0)
+    with pytest.raises(ValueError, match="use fewer"):
+        grids.from_table(dn.VP(), 5000)
+    with pytest.raises(ValueError, match="repeats"):
+        grids.uniform(dn.VP(), 10, t_start=0.5 + 1e-16 * 4, t_end=0.5)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([1e-3, 0.5, 1.0], "decrease strictly"),
+        ([1.0, 0.5, 0.5, 0.1], "decrease strictly"),
+        ([1.0, math.nan, 0.1], "not finite"),
+        ([1.0, -0.1], "lives on"),
+        ([1.2, 0.1], "lives on"),
+        ([1.0], "at least two"),
+        ([[1.0, 0.5]], "at least two"),
+    ],
+)
+def test_bad_times(vp, times, message):
+    before = vp.problem.nfe
+    with pytest.raises(ValueError, match=message):
+        dn.solve(vp.problem, "ddim", vp.u, times)
+    with pytest.raises(ValueError, match=message):
+        list(dn.solvers.registry["ddim"](vp.problem, vp.u, times))
+    assert vp.problem.nfe == before
+
+
+# ----------------------------------------------------------------------------------------------------------- noise
+def test_noise_depends_on_seed_and_index_alone():
+    whole = dn.VP().prior((7, 5), seed=3, dtype=torch.float64)
+    for a, b in ((0, 3), (3, 7), (6, 7)):
+        part = dn.VP().prior((b - a, 5), seed=3, indices=range(a, b), dtype=torch.float64)
+        assert torch.equal(part, whole[a:b])
+    assert torch.equal(dn.VP().prior((7, 5), seed=3), whole.float())
+    assert not torch.equal(dn.VP().prior((7, 5), seed=4, dtype=torch.float64), whole)
+    one, two = (dn.VP().prior((k, 5), torch.Generator().manual_seed(0)) for k in (4, 9))
+    assert torch.equal(one, two[:4])
+
+
+def test_prior_and_steps_do_not_share_numbers():
+    u = torch.zeros(4, 6, dtype=torch.float64)
+    first, second = (noise.Seeded(0)(u) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, dn.VP().prior((4, 6), seed=0, dtype=torch.float64))
+    source = noise.Seeded(0)
+    a, b = source(u), source(u)
+    assert not torch.equal(a, b)
+    source.restart()
+    assert torch.equal(source(u), a)
+
+
+def test_noise_is_standard_normal():
+    draws = noise.Seeded(1).normal((64, 4096))
+    assert abs(draws.mean().item()) < 4 / 512
+    assert abs(draws.var().item() - 1) < 4 * math.sqrt(2) / 512
+    assert abs((draws[0] * draws[1]).mean().item()) < 4 / 64
+
+
+def test_replay():
+    draws = [torch.full((2, 3), float(i)) for i in range(2)]
+    source, u = noise.Replay(draws), torch.zeros(2, 3, dtype=torch.float64)
+    assert source(u).dtype == torch.float64
+    source(u)
+    with pytest.raises(ValueError, match="2 entries"):
+        source(u)
+    source.restart()
+    with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
+        source(torch.zeros(5, 3))
+
+
+def test_bad_noise():
+    with pytest.raises(ValueError, match="seed=-1"):
+        noise.Seeded(-1)
+    with pytest.raises(ValueError, match="indices"):
+        noise.Seeded(0, [-1])
+    with pytest.raises(ValueError, match="one index per row"):
+        noise.Seeded(0, [0, 1])(torch.zeros(3, 2))
+    with pytest.raises(TypeError, match="is not a torch"):
+        dn.VP().prior((2, 2), generator=42)
+    with pytest.raises(ValueError, match="leave one out"):
+        dn.VP().prior((2, 2), torch.Generator(), seed=1)
+
+
+# --------------------------------------------------------------------------------------------- problem and runner
+def test_fields_agree(vp):
+    t, (alpha, sigma) = 0.3, vp.process.levels(0.3)
+    eps = vp.problem.eps(vp.u, t)
+    torch.testing.assert_close(vp.problem.x0(vp.u, t), (vp.u - sigma * eps) / alpha)
+    torch.testing.assert_close(vp.problem.score(vp.u, t), -eps / sigma)
+    F, G = vp.process.F(t), vp.process.G(t)
+    velocity = act(F, vp.u) - 0.5 * act(G @ G.mT, vp.problem.score(vp.u, t))
+    torch.testing.assert_close(vp.problem.velocity(vp.u, t), velocity)
+    assert torch.equal(vp.problem.eps(vp.u, t, K="L"), eps)
+    torch.testing.assert_close(
+        vp.problem.eps(vp.u, torch.full((8,), t, dtype=torch.float64)), eps, rtol=1e-13, atol=1e-13
+    )
+
+
+def test_evaluations_are_counted_once(vp):
+    problem = dn.Problem(vp.process, smooth())
+    for count, field in enumerate((problem.eps, problem.x0, problem.score, problem.velocity), 1):
+        field(vp.u, 0.5)
+        assert problem.nfe == count
+    assert dn.solve(problem, "ddim", vp.u, [1.0, 0.5, 0.1]).nfe == 2
+    assert problem.nfe == 6
+    reference(problem, vp.u, [1.0, 0.5])
+    assert problem.nfe == 6
+
+
+def test_solution(vp):
+    times = grids.log_snr(vp.process, 5)
+    run = dn.solve(vp.problem, "ddim", vp.u, times, trajectory=True)
+    assert run.trajectory.shape == (6, 8, 4)
+    assert torch.equal(run.trajectory[0], vp.u)
+    assert torch.equal(run.trajectory[-1], run.u)
+    assert torch.equal(run.x, run.u)
+    assert torch.equal(run.times, times)
+    assert dn.solve(vp.problem, "ddim", vp.u, times).trajectory is None
+
+
+def test_last_step_to_clean_data(vp):
+    times = grids.log_snr(vp.process, 5)
+    plain, final = dn.solve(vp.problem, "ddim", vp.u, times), dn.solve(vp.problem, "ddim", vp.u, times, denoise=True)
+    assert final.nfe == plain.nfe + 1
+    torch.testing.assert_close(final.x, vp.problem.x0(plain.u, times[-1].item()))
+    with pytest.raises(ValueError, match="denoise"):
+        dn.solve(vp.problem, "ddim", vp.u, grids.uniform(vp.process, 5, t_end=0.0), denoise=True)
+
+
+def test_any_generator_function_is_a_solver(vp):
+    def half(problem, u, times, factor=0.5):
+        for _ in times[1:]:
+            u = u * factor
+            yield u
+
+    assert torch.equal(dn.solve(vp.problem, half, vp.u, [1.0, 0.5, 0.2]).u, vp.u / 4)
+    assert torch.equal(dn.solve(vp.problem, half, vp.u, [1.0, 0.5], factor=3.0).u, vp.u * 3)
+
+
+def test_a_stochastic_solver_gets_its_noise(vp):
+    def jitter(problem, u, times, noise):
+        for _ in times[1:]:
+            u = u + noise(u)
+            yield u
+
+    draws = [torch.ones_like(vp.u), 2 * torch.ones_like(vp.u)]
+    replay = noise.Replay(draws)
+    for _ in range(2):  # a replay starts anew with each solve
+        torch.testing.assert_close(dn.solve(vp.problem, jitter, vp.u, [1.0, 0.5, 0.2], noise=replay).u, vp.u + 3)
+    runs = [
+        dn.solve(vp.problem, jitter, vp.u, [1.0, 0.5], generator=torch.Generator().manual_seed(s)).u for s in (0, 0, 1)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    with pytest.raises(TypeError, match="deterministic"):
+        dn.solve(vp.problem, "ddim", vp.u, [1.0, 0.5], noise=replay)
+
+
+def test_gradients_only_when_asked_for(vp):
+    u = vp.u.clone().requires_grad_()
+    assert not dn.solve(vp.problem, "ddim", u, [1.0, 0.5]).u.requires_grad
+    dn.solve(vp.problem, "f_pndm", u, grids.log_snr(vp.process, 5), gradients=True).u.sum().backward()
+    assert u.grad.isfinite().all()
+
+
+def test_unknown_names(vp):
+    with pytest.raises(KeyError, match="f_pndm"):
+        dn.solve(vp.problem, "fpndm", vp.u, [1.0, 0.5])
+    with pytest.raises(TypeError, match="midpoint"):
+        dn.solve(vp.problem, "f_pndm", vp.u, [1.0, 0.5], middle="t")
+    with pytest.raises(TypeError, match="it has none"):
+        dn.solve(vp.problem, "ddim", vp.u, [1.0, 0.5], eta=1.0)
+    with pytest.raises(TypeError, match="neither a name"):
+        dn.solve(vp.problem, 3, vp.u, [1.0, 0.5])
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = dn.nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("prk", {"midpoint": "rho"}, "midpoint"),
+        ("f_pndm", {"midpoint": None}, "midpoint"),
+        ("pndm_variable", {"order": 5}, "order"),
+        ("pndm_variable", {"variable": "x"}, "variable"),
+    ],
+)
+def test_bad_option_values(vp, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        dn.solve(vp.problem, name, vp.u, [1.0, 0.5, 0.4, 0.3, 0.2], **options)
+
+
+def test_a_process_the_solver_cannot_integrate(vp):
+    class Other(dn.VP):
+        family = "phase space"
+
+    with pytest.raises(dn.DiffnumError, match="isotropic"):
+        dn.solve(dn.Problem(Other(), smooth()), "ddim", vp.u, [1.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("u", "error", "message"),
+    [
+        (torch.full((2, 4), math.nan), ValueError, "NaN"),
+        (torch.full((2, 4), math.inf), ValueError, "infinity"),
+        (torch.zeros(2, 5), ValueError, "needs"),
+        (torch.zeros(4), ValueError, "batch"),
+        (torch.zeros(0, 4), ValueError, "no sample"),
+        (torch.zeros(2, 4, dtype=torch.int64), TypeError, "floating"),
+        ([[0.0] * 4], TypeError, "list"),
+    ],
+)
+def test_bad_states(vp, u, error, message):
+    before = vp.problem.nfe
+    for attempt in (
+        lambda: dn.solve(vp.problem, "ddim", u, [1.0, 0.5]),
+        lambda: dn.solvers.registry["ddim"](vp.problem, u, [1.0, 0.5]),
+    ):
+        with pytest.raises(error, match=message):
+            attempt()
+    assert vp.problem.nfe == before
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, -4), (4,), (2, 5)])
+def test_bad_prior_shapes(vp, shape):
+    with pytest.raises(ValueError, match="shape"):
+        vp.problem.prior(shape)
+
+
+def test_other_bad_problems(vp):
+    with pytest.raises(TypeError, match="from_prediction"):
+        dn.Problem(vp.process, lambda x, sigma: x)
+    with pytest.raises(TypeError, match="process"):
+        dn.Problem("vp", smooth())
+    with pytest.raises(ValueError, match="no noise"):
+        vp.problem.eps(vp.u, 0.0)
+    with pytest.raises(ValueError, match="K="):
+        vp.problem.eps(vp.u, 0.5, K="Q")
+    with pytest.raises(TypeError, match="floating"):
+        vp.process.prior((2, 4), dtype=torch.int32)
+
+
+def test_predictions_of_one_model_give_the_same_samples(vp):
+    """eps, x0, v and score forms of one model: the same images to 1e-12."""
+    times, exact = grids.quadratic(vp.process, 12), vp.problem
+
+    def model(kind):
+        def predict(u, t):
+            alpha, sigma = vp.process.levels(t)
+            eps = exact.eps(u, t)
+            x0 = exact.x0(u, t)
+            return {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "score": -eps / sigma}[kind]
+
+        return dn.from_prediction(predict, vp.process, kind)
+
+    samples = [dn.solve(dn.Problem(vp.process, model(k)), "s_pndm", vp.u, times).u for k in ("eps", "x0", "v", "score")]
+    for other in samples[1:]:
+        assert (other - samples[0]).abs().max() < 1e-12
+
+
+# --------------------------------------------------------------------------------------------- analysis and helpers
+def test_convergence(vp):
+    result = convergence(vp.problem, "ddim", vp.u, ladder(grids.log_snr, vp.process), (10, 20, 40))
+    assert result.nfe == (10, 20, 40)
+    assert len(result.slopes) == 2
+    assert result.claim == 1
+    assert result.by_start.shape == (3, 8)
+    assert len(result.median) == 3
+    assert "slope" in result.table()
+    for steps in ((), (20, 10), (0, 10)):
+        with pytest.raises(ValueError, match="steps"):
+            convergence(vp.problem, "ddim", vp.u, ladder(grids.log_snr, vp.process), steps)
+    with pytest.raises(ValueError, match="common end"):
+        convergence(vp.problem, "ddim", vp.u, lambda n: grids.uniform(vp.process, n, t_end=1 / (n + 10)), (10, 20))
+
+
+def test_reference_trajectory_and_flow(vp):
+    times = [1.0, 0.6, 0.2, 0.0]
+    states = reference(vp.problem, vp.u, times, trajectory=True)
+    assert states.shape == (4, 8, 4)
+    torch.testing.assert_close(states[0], vp.u)
+    torch.testing.assert_close(reference(vp.problem, states[1], times[1:]), states[-1], rtol=1e-9, atol=1e-9)
+
+
+def test_combine_and_act():
+    u = torch.arange(12, dtype=torch.float64).reshape(2, 2, 3)
+    copy = u.clone()
+    torch.testing.assert_close(combine((2.0, -1.0), (u, u)), u)
+    A = torch.tensor([[0.0, 1.0], [2.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(act(A, u)[:, 0], u[:, 1])
+    torch.testing.assert_close(act(A, u)[:, 1], 2 * u[:, 0])
+    torch.testing.assert_close(act(A[:1, 1:], u), u)
+    frequencies = torch.rand(2, 3, 1, 1, dtype=torch.float64)
+    torch.testing.assert_close(act(frequencies, u), u * frequencies[..., 0, 0])
+    assert torch.equal(u, copy)
+    assert sum(adams_weights([0.5, 0.7, 0.8], 0.5, 0.1)) == pytest.approx(1)
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_cpu(vp):
+    times = grids.quadratic(vp.process, 20)
+    for name in dn.solvers.registry:
+        here, there = (dn.solve(vp.problem, name, vp.u.to(d), times).u.cpu() for d in ("cpu", "cuda"))
+        torch.testing.assert_close(here, there, rtol=1e-10, atol=1e-10)
