@@ -21,6 +21,8 @@ PIP     = $(PY) -m pip --disable-pip-version-check install $(if $(CONSTRAINTS),-
 # Notebooks and Sphinx start other programs by name: let them find those of the environment first.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# Idle threads wait instead of spinning: on a shared machine the difference is tenfold.
+export OMP_WAIT_POLICY := PASSIVE
 unexport PYTHONHOME PYTHONPATH
 
 # What a stage reads. Folders are listed too: a deleted or renamed file changes its folder. (`book/.` is the folder
@@ -33,7 +35,7 @@ PAGES    := $(call tree,book) _config.yml _toc.yml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup core sample test lint types unit notebooks book lab gpu bench format execute clean distclean
+.PHONY: help setup core sample test lint types unit notebooks book lab gpu format execute clean distclean
 
 help: ## show this list
 	@echo "diffnum: diffusion samplers as numerical methods"
@@ -121,11 +123,6 @@ $(STAMPS)/book: $(STAMPS)/dev $(LIBRARY) $(LABS) $(PAGES)
 gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train the CIFAR-10 network on it
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 	"$(BIN)/diffnum" train
-
-bench: $(STAMPS)/dev ## run the benchmarks
-	@for f in tests/benchmarks/*.py; do \
-	  [ -e "$$f" ] || { echo "make: tests/benchmarks holds no benchmark yet" >&2; exit 1; }; \
-	  echo "== $$f"; $(PY) "$$f" || exit 1; done
 
 # --------------------------------------------------------------------------------------------------------- upkeep
 format: $(STAMPS)/dev ## format the code and apply the safe fixes of ruff
