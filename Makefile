@@ -120,9 +120,11 @@ $(STAMPS)/book: $(STAMPS)/dev $(LIBRARY) $(LABS) $(PAGES)
 	PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/jb" build . -W -n --keep-going
 	@touch "$@"
 
-gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train the CIFAR-10 network on it
+gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train both networks on it (80 minutes)
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	"$(BIN)/diffnum" train
+	$(PY) -m diffnum.train --size large --minutes 60 --batch 512 --lr 1e-3 --warmup 1000 --average 500000 --out .runs/cifar10
+	$(PY) -m diffnum.train --kind blurring --init .runs/cifar10/cifar10.safetensors --minutes 20 --batch 512 --lr 4e-4 \
+	  --out .runs/cifar10-blurring
 
 # --------------------------------------------------------------------------------------------------------- upkeep
 format: $(STAMPS)/dev ## format the code and apply the safe fixes of ruff

@@ -3,13 +3,11 @@ r"""Linear SDEs and their probability-flow ODE: from the Fokker-Planck equation 
 The process is :math:`dx = F(t)\,x\,dt + G(t)\,dw` with scalar `F` and `G`; in several dimensions each coordinate
 obeys it.
 
-======================================================  ==========================================
-paper                                                   ours
-======================================================  ==========================================
-Song et al. 2021: :math:`f(x,t)`, :math:`g(t)`          `F x`, `G`
-Liu et al. 2022: :math:`\bar\alpha(t)`                  `abar` = alpha^2 (VP: alpha^2 + sigma^2 = 1)
-Liu et al. 2022: :math:`\sqrt{(1-\bar\alpha)/\bar\alpha}`  `rho`, called sigma in `derive.pndm`
-======================================================  ==========================================
+| paper | ours |
+|---|---|
+| Song et al. 2021: :math:`f(x,t)`, :math:`g(t)` | `F x`, `G` |
+| Liu et al. 2022: :math:`\bar\alpha(t)` | `abar` = alpha^2 (VP: alpha^2 + sigma^2 = 1) |
+| Liu et al. 2022: :math:`\sqrt{(1-\bar\alpha)/\bar\alpha}` | `rho`, called sigma in `derive.pndm` |
 """
 
 import sympy as sp
