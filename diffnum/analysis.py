@@ -166,21 +166,30 @@ def convergence(
         raise ValueError("grid gives different ends for different steps; errors are comparable only at a common end")
     if truth is None:
         truth = reference(problem, u, grids[0][[0, -1]], rtol=1e-13)
+    if truth.shape != u.shape:
+        raise ValueError(f"truth has shape {tuple(truth.shape)}, the states have {tuple(u.shape)}")
     runs = [solve(problem, solver, u, times, **options) for times in grids]
     wrong = torch.stack([(run.u.double() - truth).flatten(1).square().mean(1).sqrt() for run in runs])
     function = find(solver)
-    name = ", ".join([function.__name__, *(f"{k}={v}" for k, v in options.items())])
+    name = ", ".join([getattr(function, "__name__", repr(function)), *(f"{k}={v}" for k, v in options.items())])
     claim = getattr(function, "order", None)
-    claimed = claim(grid=getattr(grid, "kind", "log_snr"), process=problem.process, **options) if claim else None
+    claimed = claim(grid=kind_of(grids[-1], problem.process), process=problem.process, **options) if claim else None
     errors = tuple(rms(row) for row in wrong)
     return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claimed)
 
 
 def ladder(grid: Callable[..., Tensor], process: Any, **ends: float) -> Callable[[int], Tensor]:
-    """A grid as the function ``steps -> times`` that :func:`convergence` takes; it remembers the grid's kind."""
+    """A grid as the function ``steps -> times`` that :func:`convergence` takes."""
+    return lambda steps: grid(process, steps, **ends)
 
-    def times(steps: int) -> Tensor:
-        return grid(process, steps, **ends)
 
-    times.kind = grid.__name__  # type: ignore[attr-defined]
-    return times
+def kind_of(times: Tensor, process: Any) -> str:
+    """What a grid is uniform in, as claims of order name it: "uniform" (in t), "sigma" (in sigma/alpha) or "log_snr".
+
+    Every other grid counts as "log_snr": on smooth grids the orders of all methods here are the same.
+    """
+    for kind, variable in (("uniform", times), ("sigma", process.rho(times))):
+        steps = variable.diff()
+        if (steps - steps.mean()).abs().max() <= 1e-6 * steps.mean().abs():
+            return kind
+    return "log_snr"

@@ -45,7 +45,7 @@ def explained(command: Callable[..., T]) -> Callable[..., T]:
             memory = "out of memory" in str(error).lower() or isinstance(error, MemoryError)
             if not memory and not isinstance(error, (ValueError, TypeError, KeyError, OSError, DiffnumError)):
                 raise
-            complain("out of memory; use a smaller --batch" if memory else sentence(error))
+            complain("out of memory; use a smaller --batch or --scale" if memory else sentence(error))
             raise typer.Exit(1) from None
 
     return run
@@ -71,6 +71,8 @@ def main() -> None:
     """The entry point ``diffnum``: usage mistakes, too, are one line, and none is a traceback."""
     try:
         status = app(standalone_mode=False)
+        if status == 130:
+            complain("interrupted")
     except KeyboardInterrupt:
         complain("interrupted")
         status = 130
@@ -127,19 +129,9 @@ def make_device(name: str) -> Any:
     """The device, if this machine has it; "auto" is a GPU where there is one."""
     import torch
 
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if found else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type == "cpu" and device.index is None:
-        return device
-    here = f"this machine has cpu{''.join(f', cuda:{i}' for i in range(found))}"
-    if device.type != "cuda" or (device.index or 0) >= found:
-        raise ValueError(f"device {name!r} does not exist here; {here}: use --device cpu or --device auto")
-    return device
+    from diffnum.devices import existing
+
+    return existing(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def solver_options(solver: Callable[..., Any], given: list[str]) -> dict[str, Any]:

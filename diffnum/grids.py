@@ -8,6 +8,7 @@ for VP, 0.002 for VE). ``t_end=0`` must be asked for. Every grid raises ``ValueE
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,6 +79,8 @@ def from_table(
     unit = getattr(process, "unit", None)
     size = size if unit is None else round(1 / unit)
     top, bottom = int(first * size + 1e-9), round(last * size)
+    if last > 0:
+        bottom = max(bottom, 1)  # level 0 is clean data, and only t_end=0 asks for it
     stride = (top - bottom) // steps
     if stride < 1:
         raise ValueError(
@@ -96,7 +99,8 @@ def check_times(times: Tensor | list[float], process: Any) -> Tensor:
         ValueError: fewer than two, not finite, not strictly decreasing, or outside the process's time.
     """
     try:
-        times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+        values = times if isinstance(times, Tensor) else np.array(times, dtype=np.float64)  # any strides, any numbers
+        times = torch.as_tensor(values, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"times={times!r} is not a list of numbers; use a grid of diffnum.grids") from error
     if times.ndim != 1 or len(times) < 2:
@@ -118,7 +122,9 @@ def check_times(times: Tensor | list[float], process: Any) -> Tensor:
 
 
 def _ends(process: Any, steps: int, t_end: float | None, t_start: float | None) -> tuple[float, float]:
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+    if not hasattr(process, "t_max") or isinstance(process, type):
+        raise TypeError(f"process={process!r} is not a process; use dn.VP() or dn.VE()")
+    if not hasattr(steps, "__index__") or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"steps={steps!r} must be a positive integer")
     first = float(process.t_max if t_start is None else t_start)
     last = float(process.t_end if t_end is None else t_end)

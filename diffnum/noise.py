@@ -5,6 +5,7 @@ generator: a sample depends on its seed and its index, never on the batch it hap
 """
 
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Protocol
 
 import numpy as np
@@ -37,12 +38,8 @@ class Seeded:
     """
 
     def __init__(self, seed: int, indices: Iterable[int] | None = None, stream: int = STEPS) -> None:
-        if not 0 <= int(seed) < 2**64:
-            raise ValueError(f"seed={seed} is outside 0 ... 2**64 - 1; choose a non-negative integer")
-        self.seed = int(seed)
-        self.indices = None if indices is None else [int(i) for i in indices]
-        if self.indices is not None and any(i < 0 for i in self.indices):
-            raise ValueError(f"indices contains {min(self.indices)}; sample indices count from 0")
+        self.seed = _word("seed", seed)
+        self.indices = None if indices is None else [_word("indices", i) for i in indices]
         self.stream = stream
         self._rows: list[np.random.Generator] = []
 
@@ -52,6 +49,8 @@ class Seeded:
 
     def __call__(self, u: Tensor) -> Tensor:
         """The next draw, with the shape, dtype and device of ``u``."""
+        if not u.is_floating_point() or not u.ndim:
+            raise TypeError(f"u is {u.dtype} of shape {tuple(u.shape)}; noise needs a floating state (batch, *event)")
         return self.normal(u.shape).to(u.device, u.dtype)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
@@ -60,6 +59,8 @@ class Seeded:
         indices = range(batch) if self.indices is None else self.indices
         if len(indices) != batch:
             raise ValueError(f"indices has {len(indices)} entries for a batch of {batch}; give one index per row")
+        if self._rows and len(self._rows) != batch:
+            raise ValueError(f"u has {batch} rows and the draw before had {len(self._rows)}; use one source per batch")
         if not self._rows:
             key = [np.array([self.seed, i], dtype=np.uint64) for i in indices]
             counter = np.array([0, 0, 0, self.stream], dtype=np.uint64)
@@ -95,6 +96,17 @@ class Replay:
             raise ValueError(f"draws[{self._next}] has shape {tuple(draw.shape)}; the state has {tuple(u.shape)}")
         self._next += 1
         return draw.to(u.device, u.dtype)
+
+
+def _word(name: str, value: int) -> int:
+    """A whole number of 64 bits: what the key of a Philox generator is made of."""
+    try:
+        number = index(value)
+    except TypeError as error:
+        raise TypeError(f"{name} holds {value!r}, which is not a whole number") from error
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{name} holds {value}, which is outside 0 ... 2**64 - 1; choose a non-negative integer")
+    return number
 
 
 def seed_from(generator: torch.Generator | None) -> int:

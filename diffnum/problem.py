@@ -1,5 +1,6 @@
 """A problem: one process, one denoiser, and the fields a solver integrates. Evaluations are counted here alone."""
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -31,20 +32,26 @@ class Problem:
     """
 
     def __init__(self, process: Any, denoiser: Any) -> None:
-        if not hasattr(process, "levels"):
+        if isinstance(process, type) or not hasattr(process, "levels"):
             raise TypeError(f"process={process!r} is not a process; use dn.VP() or dn.VE()")
-        if not callable(denoiser) or not hasattr(denoiser, "eps"):
+        if isinstance(denoiser, type) or not callable(denoiser) or not hasattr(denoiser, "eps"):
             raise TypeError(f"denoiser={denoiser!r} has no eps(x, sigma); wrap a model with dn.from_prediction")
         self.process = process
         self.denoiser = denoiser
         self.nfe = 0
 
+    def __repr__(self) -> str:
+        return f"Problem({self.process!r}, {type(self.denoiser).__name__}, nfe={self.nfe})"
+
     def _scaled(self, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor | float]:
         """The state as data plus noise, and the noise level there."""
-        if isinstance(t, Tensor):
+        if not isinstance(t, Real):
             alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+            # values on an accelerator are not looked at: that would make it wait
+            if sigma.device.type == "cpu" and not bool((sigma > 0).all()):
+                raise ValueError(f"t={t} holds a time without noise, where the noise prediction is undefined")
             return u / rowwise(alpha, u), sigma / alpha
-        alpha, sigma = self.process.levels(t)
+        alpha, sigma = self.process.levels(float(t))
         if sigma == 0:
             raise ValueError(f"t={t} has no noise, so the noise prediction is undefined there; end the grid above it")
         return (u if alpha == 1 else u * (1 / alpha)), sigma / alpha
@@ -77,13 +84,16 @@ class Problem:
         sigma = self.process.sigma(t)
         return self.eps(u, t) / (-rowwise(sigma, u))
 
-    def velocity(self, u: Tensor, t: float) -> Tensor:
+    def velocity(self, u: Tensor, t: Tensor | float) -> Tensor:
         """Right-hand side du/dt of the probability-flow ODE; one evaluation."""
         return self.drift(u, self.eps(u, t), t)
 
-    def drift(self, u: Tensor, e: Tensor, t: float) -> Tensor:
+    def drift(self, u: Tensor, e: Tensor, t: Tensor | float) -> Tensor:
         r"""The same :math:`F x + \tfrac{G^2}{2\sigma} e` for a noise value already at hand; no evaluation."""
-        return combine(self.process.velocity_factors(float(t)), (u, e))
+        if isinstance(t, Real):
+            return combine(self.process.velocity_factors(float(t)), (u, e))
+        F, G = (rowwise(matrix(t)[..., 0, 0], u) for matrix in (self.process.F, self.process.G))
+        return F * u + G**2 / (2 * rowwise(self.process.sigma(t), u)) * e
 
     def prior(self, shape: tuple[int, ...], *args: Any, **options: Any) -> Tensor:
         """Start states; see the process's ``prior``.
@@ -111,6 +121,8 @@ class Problem:
             raise ValueError(
                 f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, expected))})"
             )
+        if u.layout != torch.strided or u.device.type == "meta":
+            raise TypeError(f"u is a {u.layout} tensor on {u.device}; a state is an ordinary dense tensor")
         if not u.numel():
             raise ValueError(f"u has shape {tuple(u.shape)}: there is no sample in it")
         if not bool(torch.isfinite(u).all()):

@@ -36,6 +36,7 @@ def method(
     families: tuple[str, ...] = ("isotropic",),
     exact_for: str = "",
     reaches_zero: Callable[..., bool] = lambda n, **options: True,
+    values: dict[str, tuple[Any, ...]] | None = None,
     register: bool = False,
 ) -> Callable[[Solver], Solver]:
     """Declare a solver's claims; tests read them from the solver and measure every one.
@@ -46,7 +47,8 @@ def method(
     - ``order(grid="log_snr", process=None, **options)``: global order of convergence on a grid of that name,
     - ``nfe(n, **options)``: evaluations that n steps cost,
     - ``kind`` ("ode" or "sde"), ``families`` of processes, ``exact_for``, ``paper``,
-    - ``reaches_zero(n, **options)``: whether n steps may end at t = 0.
+    - ``reaches_zero(n, **options)``: whether n steps may end at t = 0,
+    - ``values``: what each option may be.
 
     Args:
         order: a number, or a function of ``grid`` and of the options where the order depends on them.
@@ -56,6 +58,7 @@ def method(
         families: families of processes that the method integrates.
         exact_for: what it integrates without error, in words.
         reaches_zero: as a function of the number of steps and of the options.
+        values: what each option may be, checked before anything else.
         register: enter it in the registry (for the library's own solvers).
     """
 
@@ -65,9 +68,12 @@ def method(
 
         @wraps(function)
         def checked(problem: Problem, u: Tensor, times: Any, **given: Any) -> Iterator[Tensor]:
-            for option in given:
+            for option, value in given.items():
                 if option not in options:
                     raise TypeError(f"{name} has no option {option!r}; {_options(options)}")
+                known = (values or {}).get(option, (value,))
+                if not any(type(value) is type(v) and value == v for v in known):
+                    raise ValueError(f"{option}={value!r} must be one of {', '.join(map(repr, known))}")
             if problem.process.family not in families:
                 raise DiffnumError(
                     f"{name} integrates {' and '.join(families)} processes; "
@@ -91,6 +97,7 @@ def method(
             "exact_for": exact_for,
             "paper": paper,
             "reaches_zero": reaches_zero,
+            "values": values or {},
         }
         vars(checked).update(claims)
         if register:
@@ -109,7 +116,8 @@ class Solution:
         x: the same in data space.
         nfe: evaluations that this run spent.
         times: the grid, CPU float64.
-        trajectory: every state, the start included, stacked on a new first axis; None unless asked for.
+        trajectory: the state at every time of the grid, the start included (not the step that ``denoise`` adds),
+            stacked on a new first axis; None unless asked for.
     """
 
     u: Tensor
@@ -174,6 +182,8 @@ def solve(
         ValueError: a bad grid, state or option value.
         DiffnumError: a solver on a process that it cannot integrate, or a grid that ends where it cannot.
     """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem={problem!r} is not a Problem; use dn.Problem(process, denoiser)")
     run = find(solver)
     times = check_times(times, problem.process)
     if denoise and problem.process.levels(times[-1].item())[1] == 0:
@@ -184,13 +194,30 @@ def solve(
     elif noise is not None:
         raise TypeError(f"noise was given, but {getattr(run, '__name__', run)} is deterministic; leave it out")
     problem.check(u)
-    before, states = problem.nfe, [u]
+    before, states, name = problem.nfe, [u], getattr(run, "__name__", repr(run))
     with torch.set_grad_enabled(gradients):
         steps = run(problem, u, times.tolist(), **options)
+        if not isinstance(steps, Iterator):
+            raise DiffnumError(
+                f"{name} returned {type(steps).__name__}; a solver is a generator: yield u after each step"
+            )
+        count = 0
         for state in _bar(steps, problem, len(times) - 1, len(u)) if progress else steps:
-            u = state
+            if not isinstance(state, Tensor) or (state.shape, state.dtype, state.device) != (
+                u.shape,
+                u.dtype,
+                u.device,
+            ):
+                raise DiffnumError(
+                    f"{name} yielded {_kind(state)} for a state that is {_kind(u)}; keep shape, dtype and device"
+                )
+            u, count = state, count + 1
             if trajectory:
                 states.append(u)
+        if count != len(times) - 1:
+            raise DiffnumError(
+                f"{name} yielded {count} states for {len(times) - 1} steps; yield u once after each step"
+            )
         if denoise:
             u = problem.process.encode(problem.x0(u, times[-1].item()))
     kept = torch.stack(states) if trajectory else None
@@ -207,6 +234,12 @@ def _bar(steps: Iterator[Tensor], problem: Problem, total: int, batch: int) -> I
         for i, u in enumerate(steps, 1):
             bar.update(task, completed=i, state=f"step {i}/{total}, NFE {problem.nfe - before}, batch {batch}")
             yield u
+
+
+def _kind(state: Any) -> str:
+    return (
+        f"{state.dtype} {tuple(state.shape)} on {state.device}" if isinstance(state, Tensor) else type(state).__name__
+    )
 
 
 def _options(options: list[str]) -> str:

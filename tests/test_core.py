@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -229,8 +230,14 @@ def test_replay():
 
 
 def test_bad_noise():
-    with pytest.raises(ValueError, match="seed=-1"):
+    with pytest.raises(ValueError, match="seed holds -1"):
         noise.Seeded(-1)
+    with pytest.raises(TypeError, match="whole number"):
+        noise.Seeded(1.5)
+    source = noise.Seeded(0)
+    source(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="one source per batch"):
+        source(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="indices"):
         noise.Seeded(0, [-1])
     with pytest.raises(ValueError, match="one index per row"):
@@ -341,6 +348,9 @@ def test_unknown_names(vp):
     [
         ("prk", {"midpoint": "rho"}, "midpoint"),
         ("f_pndm", {"midpoint": None}, "midpoint"),
+        ("pndm_variable", {"order": "3"}, "order"),
+        ("pndm_variable", {"order": 2.0}, "order"),
+        ("fon", {"published": "yes"}, "published"),
         ("pndm_variable", {"order": 5}, "order"),
         ("pndm_variable", {"variable": "x"}, "variable"),
     ],
@@ -381,6 +391,53 @@ def test_bad_states(vp, u, error, message):
     assert vp.problem.nfe == before
 
 
+def test_times_as_tensors(vp):
+    rows = torch.linspace(0.1, 0.8, 8, dtype=torch.float64)
+    for field in (vp.problem.eps, vp.problem.x0, vp.problem.score, vp.problem.velocity):
+        one_by_one = torch.cat([field(vp.u[i : i + 1], rows[i].item()) for i in range(8)])
+        torch.testing.assert_close(field(vp.u, rows), one_by_one, rtol=1e-12, atol=1e-13)
+        for bad in (0.0, torch.tensor(0.0), torch.zeros(8), torch.ones(3), -1.0, 5.0):
+            with pytest.raises(ValueError, match=r"t=|t has"):
+                field(vp.u, bad)
+    assert vp.process.alpha([0.3, 0.5]).shape == (2,)
+    assert torch.equal(vp.process.alpha([0.3, 0.5]), vp.process.alpha(torch.tensor([0.3, 0.5], dtype=torch.float64)))
+
+
+def test_times_as_arrays(vp):
+    times = np.linspace(0.1, 1, 5)[::-1]
+    assert torch.equal(dn.solve(vp.problem, "ddim", vp.u, times).u, dn.solve(vp.problem, "ddim", vp.u, list(times)).u)
+    assert len(grids.uniform(vp.process, np.int64(4))) == 5
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        (lambda problem, u, times: u, "generator"),
+        (lambda problem, u, times: None, "generator"),
+        (lambda problem, u, times: iter([]), "yielded 0 states"),
+        (lambda problem, u, times: iter([u, u, u, u]), "yielded 4 states"),
+        (lambda problem, u, times: iter([u.float(), u]), "keep shape"),
+        (lambda problem, u, times: iter([u[:1], u]), "keep shape"),
+    ],
+)
+def test_solvers_that_are_not(vp, solver, message):
+    with pytest.raises(dn.DiffnumError, match=message):
+        dn.solve(vp.problem, solver, vp.u, [1.0, 0.5, 0.2])
+
+
+def test_devices_that_do_not_exist(vp):
+    for device in ("cuda:97", "nonsense", "meta"):
+        with pytest.raises(dn.DiffnumError, match="does not exist here"):
+            vp.problem.prior((2, 4), device=device)
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_table_grids_end_at_zero_only_when_asked(steps):
+    for process in (dn.VE(), *(PROCESSES[name] for name in ("linear", "cosine", "table"))):
+        size = 1000 if process.t_max <= 1 else 10
+        assert grids.from_table(process, steps, t_end=1e-5, size=size)[-1] > 0
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (2, -4), (4,), (2, 5)])
 def test_bad_prior_shapes(vp, shape):
     with pytest.raises(ValueError, match="shape"):
@@ -390,8 +447,15 @@ def test_bad_prior_shapes(vp, shape):
 def test_other_bad_problems(vp):
     with pytest.raises(TypeError, match="from_prediction"):
         dn.Problem(vp.process, lambda x, sigma: x)
-    with pytest.raises(TypeError, match="process"):
-        dn.Problem("vp", smooth())
+    for process in ("vp", dn.VP):
+        with pytest.raises(TypeError, match="process"):
+            dn.Problem(process, smooth())
+    with pytest.raises(TypeError, match="from_prediction"):
+        dn.Problem(vp.process, dn.Gaussian)
+    with pytest.raises(TypeError, match=r"dn.Problem"):
+        dn.solve(vp.process, "ddim", vp.u, [1.0, 0.5])
+    with pytest.raises(TypeError, match="not a process"):
+        grids.uniform("vp", 3)
     with pytest.raises(ValueError, match="no noise"):
         vp.problem.eps(vp.u, 0.0)
     with pytest.raises(ValueError, match="K="):

@@ -26,6 +26,7 @@ FLOORS = {
     "weights": -1,
     "coefficients": 0,
     "dct": 0,
+    "devices": -0.5,
     "grids": 0,
     "noise": 0,
     "processes": 1,

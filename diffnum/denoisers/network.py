@@ -29,6 +29,7 @@ from torch import Tensor
 
 from diffnum.dct import dct2, idct2
 from diffnum.denoisers.unet import Config, UNet
+from diffnum.devices import existing
 from diffnum.errors import DiffnumError
 
 SIGMA_DATA = 0.5
@@ -95,7 +96,7 @@ class _Weights:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
         """Prepare the copy of the weights for a device and dtype (calls do so on first use anyway); returns self."""
-        device = torch.device(device if device is not None else "cpu")
+        device = existing(device or "cpu") or torch.device("cpu")
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         self._net(device, torch.float64 if dtype == torch.float64 else torch.float32)
@@ -323,6 +324,8 @@ def load(
     if card.is_file():
         try:
             about = json.loads(card.read_text(encoding="utf-8"))
+            if not isinstance(about, dict) or not isinstance(about.get("sha256", ""), str):
+                raise ValueError("not a card")
         except ValueError:
             raise DiffnumError(f"the model card {card} is not readable JSON; {fix}") from None
     found, wanted = hashlib.sha256(blob).hexdigest(), about.get("sha256")

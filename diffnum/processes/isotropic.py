@@ -11,11 +11,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffnum.devices import existing
 from diffnum.noise import PRIOR, Seeded, seed_from
 from diffnum.processes.schedules import Cosine, Linear, Table
 
@@ -25,9 +27,8 @@ def scalars(function: Callable[..., Tensor]) -> Callable[..., Any]:
 
     @wraps(function)
     def wrapper(self: Any, *values: Tensor | float) -> Tensor | float:
-        device = next((v.device for v in values if isinstance(v, Tensor)), None)
-        result = function(self, *(torch.as_tensor(v, dtype=torch.float64, device=device) for v in values))
-        return result if device is not None else result.item()
+        result = function(self, *(_number(v) for v in values))
+        return result.item() if all(isinstance(v, Real) for v in values) else result
 
     return wrapper
 
@@ -46,6 +47,9 @@ class Isotropic:
         self._levels: dict[float, tuple[float, float]] = {}
         self._steps: dict[tuple[float, float], tuple[float, float]] = {}
         self._velocity: dict[float, tuple[float, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(t from 0 to {self.t_max:.6g})"
 
     # What a subclass states, on float64 tensors.
     def _signal(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,8 +89,10 @@ class Isotropic:
     def levels(self, t: float) -> tuple[float, float]:
         """``(alpha, sigma)`` at time t as Python floats, cached."""
         if t not in self._levels:
-            alpha, sigma = self._signal(torch.tensor(t, dtype=torch.float64))
-            self._levels[t] = alpha.item(), sigma.item()
+            if not 0 <= t <= self.t_max * (1 + 1e-9):
+                raise ValueError(f"t={t:.6g} is outside the process, which lives on 0 ... {self.t_max:.6g}")
+            alpha, sigma = self._signal(_number(t))
+            _remember(self._levels, t, (alpha.item(), sigma.item()))
         return self._levels[t]
 
     @scalars
@@ -113,28 +119,28 @@ class Isotropic:
                   c = \alpha_s (\rho_s - \rho_t), \qquad \rho = \sigma/\alpha
         """
         if (t, s) not in self._steps:
-            self._steps[t, s] = self._step(t, s)
+            _remember(self._steps, (t, s), self._step(t, s))
         return self._steps[t, s]
 
     def velocity_factors(self, t: float) -> tuple[float, float]:
         r"""``(F, C)`` of the probability-flow velocity :math:`F x + C e`, :math:`C = G^2/(2\sigma)`, cached."""
         if t not in self._velocity:
-            F, G2 = self._rates(torch.tensor(t, dtype=torch.float64))
-            self._velocity[t] = F.item(), G2.item() / (2 * self.levels(t)[1])
+            F, G2 = self._rates(_number(t))
+            _remember(self._velocity, t, (F.item(), G2.item() / (2 * self.levels(t)[1])))
         return self._velocity[t]
 
     # The same facts as matrices, shared with phase-space and per-frequency processes: (*t, 1, 1), float64.
     def F(self, t: Tensor | float) -> Tensor:
         """Drift matrix ``(*t, 1, 1)``."""
-        return _matrix(self._rates(_time(t))[0])
+        return _matrix(self._rates(_number(t))[0])
 
     def G(self, t: Tensor | float) -> Tensor:
         """Diffusion matrix ``(*t, 1, 1)``."""
-        return _matrix(self._rates(_time(t))[1].sqrt())
+        return _matrix(self._rates(_number(t))[1].sqrt())
 
     def integral_F(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Integral of F from ``frm`` to ``to``, ``(*t, 1, 1)``, without cancellation."""
-        return _matrix(self._log_change(_time(to), _time(frm)))
+        return _matrix(self._log_change(_number(to), _number(frm)))
 
     def transition(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Fundamental matrix of the drift from ``frm`` to ``to``, ``(*t, 1, 1)``."""
@@ -142,11 +148,11 @@ class Isotropic:
 
     def mean(self, t: Tensor | float) -> Tensor:
         """Factor on the clean data, ``(*t, 1, 1)``."""
-        return _matrix(self._signal(_time(t))[0])
+        return _matrix(self._signal(_number(t))[0])
 
     def cholesky(self, t: Tensor | float) -> Tensor:
         """Lower root of the covariance, ``(*t, 1, 1)``: sigma."""
-        return _matrix(self._signal(_time(t))[1])
+        return _matrix(self._signal(_number(t))[1])
 
     def rotation_root(self, t: Tensor | float) -> Tensor:
         """The root R of the covariance, ``(*t, 1, 1)``; in one dimension the same as :meth:`cholesky`."""
@@ -201,14 +207,16 @@ class Isotropic:
             ValueError: a size that is not positive, or ``seed`` and ``generator`` together.
             TypeError: a dtype that is not floating.
         """
-        if len(shape) < 2 or any(int(n) != n or n < 1 for n in shape):
+        if not isinstance(shape, Sequence) or not all(isinstance(n, int) for n in shape):
+            raise TypeError(f"shape={shape!r} must be (batch, *event), a tuple of integers")
+        if len(shape) < 2 or any(n < 1 for n in shape):
             raise ValueError(f"shape={tuple(shape)} must be (batch, *event) with positive sizes")
-        if not dtype.is_floating_point:
-            raise TypeError(f"dtype={dtype} is not a floating dtype; use torch.float32 or torch.float64")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype={dtype!r} is not a floating dtype; use torch.float32 or torch.float64")
         if seed is not None and generator is not None:
             raise ValueError("seed and generator are both given; the start noise has one source, leave one out")
         source = Seeded(seed_from(generator) if seed is None else seed, indices, stream=PRIOR)
-        return (self.prior_std * source.normal(shape)).to(device, dtype)
+        return (self.prior_std * source.normal(shape)).to(existing(device), dtype)
 
     def perturb(self, x0: Tensor, t: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
         r"""Noisy data :math:`\alpha(t) x_0 + \sigma(t) n` at a time t, or at one time per row."""
@@ -320,14 +328,30 @@ class VE(Isotropic):
 
 
 def rowwise(value: Tensor | float, u: Tensor) -> Tensor | float:
-    """A level ready to multiply a state: a float stays, one value per row gets trailing axes and the state's dtype."""
+    """A level ready to multiply a state: a float stays, one value per row gets trailing axes and the state's dtype.
+
+    Raises:
+        ValueError: neither one value nor one per row.
+    """
     if not isinstance(value, Tensor):
         return value
+    if value.ndim > 1 or (value.ndim == 1 and len(value) not in (1, len(u))):
+        raise ValueError(f"t has shape {tuple(value.shape)}: give one time, or one per row, ({len(u)},)")
     return value.to(u.device, u.dtype).reshape(-1, *(1,) * (u.ndim - 1)) if value.ndim else value.to(u.device, u.dtype)
 
 
-def _time(t: Tensor | float) -> Tensor:
-    return torch.as_tensor(t, dtype=torch.float64)
+def _number(t: Any) -> Tensor:
+    """A time or level as a float64 tensor, where it stands; lists and arrays count as tensors."""
+    try:
+        return torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"t={t!r} is not a number or a tensor of numbers") from error
+
+
+def _remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(cache) >= 100_000:  # far more than any grid; an adaptive integrator asks for new times without end
+        cache.clear()
+    cache[key] = value
 
 
 def _matrix(value: Tensor) -> Tensor:

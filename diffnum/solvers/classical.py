@@ -1,6 +1,6 @@
 r"""Classical methods on the probability-flow ODE itself, :math:`du/dt = v(u, t)`: what PNDM is compared with."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -105,6 +105,7 @@ def ab4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     nfe=lambda n, published=False: n + 3 * min(n, 3),
     paper=f"{PNDM}, FON in section 4",
     reaches_zero=lambda n, published=False: n > 3,
+    values={"published": (False, True)},
     register=True,
 )
 def fon(problem: Problem, u: Tensor, times: list[float], published: bool = False) -> Iterator[Tensor]:
@@ -119,8 +120,8 @@ def fon(problem: Problem, u: Tensor, times: list[float], published: bool = False
             (where the process has one), and in the start-up every stage slope is taken at the step's own point and
             time, only its noise prediction at the stage. That start is not Runge-Kutta, and the order falls to 2.
     """
-    weights, past, drift = adams_bashforth(4), [], problem.drift
-    unit = problem.process.unit
+    weights, past, unit = adams_bashforth(4), [], problem.process.unit
+    drift: Callable[..., Tensor] = problem.drift
     if published and unit is not None:
 
         def drift(u: Tensor, e: Tensor, t: float) -> Tensor:

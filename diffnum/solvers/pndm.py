@@ -25,6 +25,7 @@ from diffnum.runner import method
 from diffnum.solvers.ddim import improved_euler, runge_kutta, transfer
 
 PAPER = "Liu et al. 2022, arXiv:2202.09778"
+MIDPOINTS = ("t", "sigma")  # as published; in the middle of rho
 
 
 def middle(problem: Problem, t: float, s: float, midpoint: str) -> float:
@@ -40,17 +41,13 @@ def _in_rho(choice: str, process: Any, in_time: str) -> bool:
     return choice == "sigma" or (choice == in_time and getattr(process, "time_is_rho", False))
 
 
-def _known(midpoint: str) -> None:
-    if midpoint not in ("t", "sigma"):
-        raise ValueError(f"midpoint={midpoint!r} must be 't' (as published) or 'sigma' (fourth order)")
-
-
 @method(
     order=lambda grid="log_snr", process=None, midpoint="t": 4 if _in_rho(midpoint, process, "t") else 2,
     nfe=lambda n, midpoint="t": 4 * n,
     paper=f"{PAPER}, equation 13",
     exact_for="a point mass",
     reaches_zero=lambda n, midpoint="t": False,
+    values={"midpoint": MIDPOINTS},
     register=True,
 )
 def prk(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") -> Iterator[Tensor]:
@@ -61,7 +58,6 @@ def prk(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") ->
     Order 2, because the stages stand in the middle of t and not of :math:`\rho`; order 4 with ``midpoint="sigma"``,
     which is the classical method for :math:`dy/d\rho = \epsilon`. Four evaluations a step; it cannot end at t = 0.
     """
-    _known(midpoint)
     move = partial(transfer, problem)
     for t, s in pairwise(times):
         bar = runge_kutta(problem.eps, move, u, problem.eps(u, t), t, middle(problem, t, s, midpoint), s)
@@ -100,6 +96,7 @@ def s_pndm(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     paper=f"{PAPER}, section 3.3 and equation 12",
     exact_for="a point mass",
     reaches_zero=lambda n, midpoint="t": n > 3,
+    values={"midpoint": MIDPOINTS},
     register=True,
 )
 def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") -> Iterator[Tensor]:
@@ -114,7 +111,6 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
     error of order 3, so small from the usual start that 4 is what one sees first. n + 9 evaluations; below four steps
     all are pseudo Runge-Kutta. State ``(batch, *event)``.
     """
-    _known(midpoint)
     move, weights, past = partial(transfer, problem), adams_bashforth(4), []
     for i, (t, s) in enumerate(pairwise(times)):
         e = problem.eps(u, t)
@@ -159,6 +155,7 @@ def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     paper=f"{PAPER}, repaired; variable='t' is tAB of Zhang and Chen 2023, arXiv:2204.13902",
     exact_for="a point mass",
     reaches_zero=lambda n, order=4, variable="sigma": n >= order,
+    values={"order": (4, 3, 2, 1), "variable": ("sigma", "t")},
     register=True,
 )
 def pndm_variable(
@@ -180,10 +177,6 @@ def pndm_variable(
     Raises:
         ValueError: an order or variable outside these.
     """
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"order={order!r} must be 1, 2, 3 or 4")
-    if variable not in ("sigma", "t"):
-        raise ValueError(f"variable={variable!r} must be 'sigma' or 't'")
     process, move, past = problem.process, partial(transfer, problem), []
     ratios = [sigma / alpha for alpha, sigma in map(process.levels, times)]
     nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
