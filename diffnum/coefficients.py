@@ -1,13 +1,14 @@
 """Weights of the classical methods, in float64, and the two operations that apply them to states.
 
 No weight is typed in that can be computed: Adams-Bashforth weights are integrals of Lagrange polynomials, exact
-rationals for uniform steps. ``tests/test_derive_pndm.py`` compares all of them with SymPy.
+rationals for uniform steps. ``tests/test_pndm.py`` compares all of them with SymPy.
 """
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
-from math import prod
+from itertools import pairwise
+from math import asinh, ceil, prod, sinh
 
 import numpy as np
 import torch
@@ -56,30 +57,47 @@ def lagrange(nodes: Sequence[float], x: Tensor) -> Tensor:
     return torch.stack(columns)
 
 
-def gauss_points(a: float, b: float) -> Tensor:
-    """The 24 Gauss-Legendre points of the interval from a to b (b may be the smaller)."""
-    return (a + b) / 2 + (b - a) / 2 * GAUSS_NODES
+def panels(a: float, b: float, breaks: Sequence[float] = ()) -> list[tuple[float, float]]:
+    """The interval from a to b cut into panels on which the maps of this library are smooth.
+
+    Lengths grow with the distance from 0, as ratios of noise levels ask for: one unit of asinh(100 x) each. ``breaks``
+    inside the interval are cut points too.
+    """
+    start, end = asinh(100 * a), asinh(100 * b)
+    count = ceil(abs(end - start))
+    inner = {sinh(start + (end - start) * k / count) / 100 for k in range(1, count)}
+    inner |= {x for x in breaks if min(a, b) < x < max(a, b)}
+    return list(pairwise([a, *sorted(inner, reverse=b < a), b]))
 
 
-def adams_weights(nodes: Sequence[float], a: float, b: float, variable: Callable | None = None) -> tuple[float, ...]:
+def adams_weights(
+    nodes: Sequence[float],
+    a: float,
+    b: float,
+    variable: Callable[[Tensor], Tensor] | None = None,
+    breaks: Sequence[float] = (),
+) -> tuple[float, ...]:
     r"""Mean values of the Lagrange polynomials over a step: Adams weights for any node positions.
 
     .. math:: w_j = \frac{1}{b - a} \int_a^b l_j(\theta(x)) \, dx
 
     For equidistant nodes and :math:`\theta(x) = x` these are :func:`adams_bashforth`. Gauss-Legendre quadrature with
-    24 points is exact for the polynomials, and better than 1e-12 for the smooth maps used here.
+    24 points is exact for the polynomials; other maps are integrated over :func:`panels`, to 1e-12.
 
     Args:
         nodes: where the past values stand in the variable theta, newest first, all different.
         a, b: start and end of the step in the variable of integration x.
         variable: the map theta, on float64 tensors; by default the identity.
+        breaks: values of x at which theta has a kink.
 
     Returns:
         ``len(nodes)`` floats, newest first, that sum to 1.
     """
-    x = gauss_points(a, b)
+    pieces = torch.tensor([(a, b)] if variable is None else panels(a, b, breaks), dtype=torch.float64)
+    middle, half = pieces.mean(1, keepdim=True), pieces.diff(dim=1) / 2
+    x, measure = middle + half * GAUSS_NODES, half * GAUSS_WEIGHTS / (b - a)
     values = lagrange(nodes, x if variable is None else variable(x))
-    return tuple((values @ GAUSS_WEIGHTS / 2).tolist())
+    return tuple((values * measure).sum((1, 2)).tolist())
 
 
 def combine(weights: Sequence[float], states: Sequence[Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """PNDM against the published code's numbers, and its coefficients against their derivations."""
 
+import numpy as np
 import pytest
 import sympy as sp
 import torch
@@ -74,6 +75,20 @@ def test_weights_in_another_variable():
     exact = [sp.integrate(l, (x, a, b)) / (b - a) for l in derive_classical.lagrange_basis(nodes, x**2)]
     weights = adams_weights([9.0, 16.0, 25.0], 3.0, 2.0, lambda x: x**2)
     assert weights == pytest.approx([float(w) for w in exact], rel=1e-13)
+
+
+@pytest.mark.parametrize("process", [dn.VP(), dn.VP.cosine(), dn.VP.from_betas(torch.linspace(1e-4, 0.02, 1000))])
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras"])
+def test_weights_in_time_are_integrated_to_the_last_digits(process, grid):
+    """Against the same integral on panels forty times finer, down to few and very unequal steps."""
+    for steps in (4, 5, 20):
+        times = getattr(grids, grid)(process, steps).tolist()
+        ratios = [process.rho(t) for t in times]
+        knots = process.rho(process.knots).tolist()
+        for i in range(3, steps):
+            step = (times[i - 3 : i + 1][::-1], ratios[i], ratios[i + 1], process.time_of_rho)
+            fine = sorted([*np.geomspace(ratios[i + 1], ratios[i], 400).tolist(), *knots])
+            assert adams_weights(*step, knots) == pytest.approx(adams_weights(*step, fine), rel=1e-11)
 
 
 def test_runge_kutta_weights_are_the_derived_ones():

@@ -20,13 +20,22 @@ class SolverTable(Directive):
 
         from diffnum.solvers import registry
 
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 16 10 10 12 22 30", ""]
-        header = ["solver", "order on log_snr", "order on uniform", "evaluations", "exact for", "source"]
+        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 16 9 9 9 12 18 27", ""]
+        header = [
+            "solver",
+            "order on log_snr",
+            "order on uniform",
+            "order on sigma",
+            "evaluations",
+            "exact for",
+            "source",
+        ]
         rows = [
             [
                 f"``{name}``",
                 str(solver.order(grid="log_snr")),
                 str(solver.order(grid="uniform")),
+                str(solver.order(grid="sigma")),
                 evaluations(solver),
                 solver.exact_for or "—",
                 solver.paper,

@@ -80,7 +80,8 @@ class _Mixture:
         return (-self.eps(x, sigma) / spread(level(sigma, x), x.ndim)).to(x.dtype)
 
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
-        """n draws from the data distribution, (n, *event) on the CPU."""
+        """n draws from the data distribution, (n, *event) on the CPU; without a generator those of seed 0."""
+        generator = generator or torch.Generator().manual_seed(0)
         _, means, variances, rotations = self._copies[torch.device("cpu")]
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         y = variances[k].sqrt() * torch.randn(n, self.size, dtype=torch.float64, generator=generator, device="cpu")

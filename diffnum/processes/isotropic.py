@@ -264,6 +264,12 @@ class VP(Isotropic):
         return cls._of(Table(betas))
 
     @property
+    def knots(self) -> Tensor:
+        """Times between which a table is smooth, ``(N + 1,)``; empty for a continuous schedule."""
+        size = self.schedule.size if isinstance(self.schedule, Table) else -1
+        return torch.arange(size + 1, dtype=torch.float64) / size
+
+    @property
     def t_max(self) -> float:  # type: ignore[override]
         """Last time of the process."""
         return self.schedule.t_max

@@ -180,8 +180,11 @@ def pndm_variable(
     process, move, past = problem.process, partial(transfer, problem), []
     ratios = [sigma / alpha for alpha, sigma in map(process.levels, times)]
     nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
+    kinks = process.rho(process.knots).tolist() if theta and process.unit else ()
     weights = [
-        adams_weights(nodes[i - order + 1 : i + 1][::-1], ratios[i], ratios[i + 1], theta) if i >= order - 1 else ()
+        adams_weights(nodes[i - order + 1 : i + 1][::-1], ratios[i], ratios[i + 1], theta, kinks)
+        if i >= order - 1
+        else ()
         for i in range(len(times) - 1)
     ]
     for (t, s), w in zip(pairwise(times), weights, strict=True):
