@@ -464,7 +464,10 @@ def order(
         assert_order(result)
         verdict, status = f"order {result.claim} is claimed, {result.order:.2f} observed: confirmed", 0
     except AssertionError as error:
-        verdict, status = f"not confirmed: {str(error).splitlines()[0]}", 1
+        # slopes that still change say that the steps are too long, not that the claim is wrong
+        moving = len(result.tail) > 1 and abs(result.tail[-1] - result.tail[-2]) > 0.15
+        hint = "; the slopes still change, so try more --steps or another --grid" if moving else ""
+        verdict, status = f"not confirmed: {str(error).splitlines()[0]}{hint}", 1
     typer.echo(f"{verdict} -> {path}")
     raise typer.Exit(status)
 
