@@ -262,6 +262,7 @@ def sample(
     import torch
 
     from diffnum import DiffnumError, Problem, __version__, load, plots, solve
+    from diffnum.files import write
     from diffnum.noise import Seeded
     from diffnum.runner import find
 
@@ -297,7 +298,7 @@ def sample(
             "dtype": dtype, "device": str(where), "network": network, "weights_sha256": getattr(denoiser, "sha256", ""),
             "diffnum": __version__, "torch": torch.__version__,
         }  # fmt: skip
-        plots.write(arrays, lambda file: np.savez_compressed(file, **about))
+        write(arrays, lambda file: np.savez_compressed(file, **about))
     if out != arrays:
         plots.sheet(x, columns, out, scale)
     written = " and ".join(str(path) for path in dict.fromkeys((out, arrays)) if path is not None)

@@ -17,17 +17,17 @@ import lzma
 import os
 import pickle
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from diffnum.errors import DiffnumError
+from diffnum.files import write
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -174,9 +174,7 @@ def _cached(path: Path, key: str, read: Any, exact: bool) -> Images:
         raise DiffnumError(f"{path} holds no {key} images of 32x32 pixels; {_advice()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False, suffix=".npz") as f:
-            np.savez(f, images=images, labels=labels)
-        os.replace(f.name, file)
+        write(file, lambda f: np.savez(f, images=images, labels=labels))
     except OSError:
         pass  # a read-only home costs time, not the run
     return Images(images, labels, exact, path.name)
@@ -267,13 +265,15 @@ def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] 
         parts[f"{split}.labels"] = exact.labels.astype(np.uint8).tobytes()
     target = Path(folder) / PACK
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(target.with_suffix(".part"), "w") as tar:
-        for name, blob in parts.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(blob)
-            tar.addfile(info, io.BytesIO(blob))
-    os.replace(target.with_suffix(".part"), target)
-    return target
+
+    def content(file: BinaryIO) -> None:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            for name, blob in parts.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(blob)
+                tar.addfile(info, io.BytesIO(blob))
+
+    return write(target, content)
 
 
 def _unpack(path: Path, split: str, exact: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -6,18 +6,19 @@ One figure size (6.4 x 4 in), one colour, marker and line style per solver (:dat
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle, islice
 from math import ceil, isfinite, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from diffnum.files import write
 
 if TYPE_CHECKING:
     from diffnum.analysis import Convergence
@@ -268,20 +269,3 @@ def trajectory(solution: "Solution", count: int = 8, ax: Any = None) -> Any:
 def save(ax: Any, path: str | os.PathLike[str]) -> Path:
     """Write the figure of an axes as a PNG file (dpi 150), whole or not at all."""
     return write(path, lambda file: ax.figure.savefig(file, format="png", dpi=150))
-
-
-def write(path: str | os.PathLike[str], content: Callable[[BinaryIO], Any]) -> Path:
-    """Let ``content(file)`` write into a temporary neighbour, then give it its name: no partial file, ever.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written to.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        with open(temporary, "xb") as file:
-            content(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -38,6 +38,7 @@ from diffnum.dct import dct2, idct2
 from diffnum.denoisers import network as nets
 from diffnum.denoisers.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, BlurringNetwork, Config, Network, UNet
 from diffnum.errors import DiffnumError
+from diffnum.files import write
 
 LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 250)
 TIMES = (1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
@@ -211,7 +212,8 @@ class Run:
                 tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
         numbers = {"step": self.step, "images": self.images, "seconds": self.seconds, "log": self.log}
         text = {"numbers": json.dumps(numbers), "settings": json.dumps(settings)}
-        write(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, text))
+        blob = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, text)
+        write(path, lambda file: file.write(blob))
 
     def restore(self, path: Path, settings: dict[str, Any]) -> None:
         """Continue from a checkpoint of the same settings."""
@@ -331,7 +333,7 @@ def train(
         forward = net
 
     def finish(rows: list[dict[str, float]], blob: bytes) -> None:
-        write(stem.with_suffix(".log.json"), json.dumps(run.log).encode())
+        write(stem.with_suffix(".log.json"), lambda file: file.write(json.dumps(run.log).encode()))
         card = {
             "name": stem.name, "kind": kind, "sha256": hashlib.sha256(blob).hexdigest(),
             "params": sum(p.numel() for p in net.parameters()) + config.frequencies,
@@ -340,8 +342,8 @@ def train(
             "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {os.cpu_count()} cores",
             "processes": world, "torch": torch.__version__, "version": code_version(), "validation": rows,
         }  # fmt: skip
-        write(stem.with_suffix(".safetensors"), blob)
-        write(stem.with_suffix(".json"), json.dumps(card, indent=1).encode())
+        write(stem.with_suffix(".safetensors"), lambda file: file.write(blob))
+        write(stem.with_suffix(".json"), lambda file: file.write(json.dumps(card, indent=1).encode()))
 
     def check(count: int) -> tuple[list[dict[str, float]], bytes]:
         """Validate what would be shipped, half precision included."""
@@ -488,13 +490,6 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         if self.bar:
             self.bar.stop()
-
-
-def write(path: Path, blob: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never half of one."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(blob)
-    os.replace(part, path)
 
 
 def code_version() -> str:

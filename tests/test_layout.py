@@ -27,6 +27,7 @@ FLOORS = {
     "coefficients": 0,
     "dct": 0,
     "devices": -0.5,
+    "files": -0.5,
     "grids": 0,
     "noise": 0,
     "processes": 1,

@@ -4,13 +4,6 @@ from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
 
-def evaluations(solver):
-    """The claim ``nfe(n)`` as a formula such as "2n" or "n + 9" (it is linear once n is past the start-up)."""
-    slope = (solver.nfe(40) - solver.nfe(20)) // 20
-    start = solver.nfe(40) - 40 * slope
-    return f"{slope if slope > 1 else ''}n" + (f" + {start}" if start else "")
-
-
 class SolverTable(Directive):
     """One row per solver of ``diffnum.solvers.registry``."""
 
@@ -18,6 +11,7 @@ class SolverTable(Directive):
         """Build the table through a ``list-table``."""
         from docutils import nodes
 
+        from diffnum.cli import cost
         from diffnum.solvers import registry
 
         lines = [".. list-table::", "   :header-rows: 1", "   :widths: 16 9 9 9 12 18 27", ""]
@@ -36,7 +30,7 @@ class SolverTable(Directive):
                 str(solver.order(grid="log_snr")),
                 str(solver.order(grid="uniform")),
                 str(solver.order(grid="sigma")),
-                evaluations(solver),
+                cost(solver),
                 solver.exact_for or "—",
                 solver.paper,
             ]
