@@ -35,7 +35,7 @@ PAGES    := $(call tree,book) _config.yml _toc.yml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup core sample test lint types unit notebooks book lab gpu format execute clean distclean
+.PHONY: help setup core sample test lint types unit notebooks book lab gpu bench format execute clean distclean
 
 help: ## show this list
 	@echo "diffnum: diffusion samplers as numerical methods"
@@ -125,6 +125,10 @@ gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train both networks on
 	$(PY) -m diffnum.train --size large --minutes 60 --batch 512 --lr 1e-3 --warmup 1000 --average 500000 --out .runs/cifar10
 	$(PY) -m diffnum.train --kind blurring --init .runs/cifar10/cifar10.safetensors --minutes 20 --batch 512 --lr 4e-4 \
 	  --out .runs/cifar10-blurring
+
+# Wants a quiet machine; writes what the book's page on work and precision shows.
+bench: $(STAMPS)/dev ## time every solver against its hand-written form (5 minutes; not part of `make test`)
+	OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks
 
 # --------------------------------------------------------------------------------------------------------- upkeep
 format: $(STAMPS)/dev ## format the code and apply the safe fixes of ruff

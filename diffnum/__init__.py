@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffnum import analysis, checks, data, derive, grids, noise, plots, solvers, targets
-    from diffnum.denoisers import Gaussian, GaussianMixture, Network, PointMass, from_prediction, load
+    from diffnum.denoisers import Empirical, Gaussian, GaussianMixture, Network, PointMass, from_prediction, load
     from diffnum.errors import DiffnumError
     from diffnum.problem import Problem
-    from diffnum.processes import VE, VP
+    from diffnum.processes import CLD, PSLD, VE, VP, Blurring
     from diffnum.runner import Solution, method, solve
 
 __version__ = "0.1.0"
 
 _MODULES = ("analysis", "checks", "data", "derive", "grids", "noise", "plots", "solvers", "targets")
 _NAMES = {
-    "denoisers": ("Gaussian", "GaussianMixture", "Network", "PointMass", "from_prediction", "load"),
+    "denoisers": ("Empirical", "Gaussian", "GaussianMixture", "Network", "PointMass", "from_prediction", "load"),
     "errors": ("DiffnumError",),
     "problem": ("Problem",),
-    "processes": ("VE", "VP"),
+    "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
     "runner": ("Solution", "method", "solve"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "VE", "VP", "DiffnumError", "Gaussian", "GaussianMixture", "Network", "PointMass", "Problem", "Solution",
-    "analysis", "checks", "data", "derive", "from_prediction", "grids", "load", "method", "noise", "plots", "solve",
-    "solvers",
+    "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "Empirical", "Gaussian", "GaussianMixture", "Network",
+    "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive", "from_prediction", "grids", "load",
+    "method", "noise", "plots", "solve", "solvers",
 ]  # fmt: skip
 
 

@@ -5,12 +5,14 @@ Each raises ``AssertionError`` with the table of what was measured, and returns 
 
 from collections.abc import Callable, Sequence
 from inspect import signature
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffnum.analysis import Convergence, convergence
+from diffnum.analysis import Convergence, convergence, evaluations
+from diffnum.coefficients import act
 from diffnum.denoisers import PointMass
 from diffnum.grids import check_times
 from diffnum.noise import Seeded
@@ -48,10 +50,8 @@ def assert_order(result: Convergence, order: int | None = None, within: float | 
 
 def assert_nfe(problem: Problem, solver: str | Solver, u: Tensor, times: Tensor, **options: Any) -> int:
     """The evaluations counted by the problem are those that the solver claims."""
-    claim = getattr(find(solver), "nfe", None)
-    if claim is None:
-        raise ValueError(f"{find(solver).__name__} claims no evaluations; decorate it with diffnum.method")
-    counted, claimed = solve(problem, solver, u, times, **options).nfe, claim(len(times) - 1, **options)
+    claimed = evaluations(problem.process, solver, len(times) - 1, float(times[-1]), **options)
+    counted = solve(problem, solver, u, times, **options).nfe
     if counted != claimed:
         raise AssertionError(f"{find(solver).__name__}: {counted} evaluations counted, {claimed} claimed")
     return counted
@@ -77,13 +77,14 @@ def assert_exact(
 
     Exactly up to rounding, which a step that removes nearly all noise magnifies by the ratio of the noise levels.
     """
-    x0 = torch.linspace(-1, 1, int(torch.tensor(event).prod()), dtype=torch.float64).reshape(tuple(event))
-    noise = process.prior((3, *event), dtype=torch.float64, seed=1) / process.prior_std
-    (a, b), (c, d) = (process.levels(times[i].item()) for i in (0, -1))
-    end = solve(Problem(process, PointMass(x0)), solver, a * x0 + b * noise, times, **options).u
-    return assert_close(
-        end, c * x0 + d * noise, tolerance, f"{find(solver).__name__} on a point mass: exact and computed states"
+    x0 = torch.linspace(-1, 1, prod(event), dtype=torch.float64).reshape(1, *event)
+    noise = Seeded(1).normal(process.state_shape((3, *event), data=True))
+    first, last = (
+        act(process.mean(t), process.coordinates(x0)) + act(process.rotation_root(t), noise)
+        for t in (times[0].item(), times[-1].item())
     )
+    end = solve(Problem(process, PointMass(x0[0])), solver, first, times, **options).u
+    return assert_close(end, last, tolerance, f"{find(solver).__name__} on a point mass: exact and computed states")
 
 
 def assert_reduces_to(
@@ -113,6 +114,27 @@ def assert_pure(problem: Problem, solver: str | Solver, u: Tensor, times: Tensor
         raise AssertionError(f"the state began as {u.dtype} on {u.device} and became {seen[-1][0].dtype}")
     if not torch.equal(solve(problem, solver, u, times, **options).u, seen[-1][0]):
         raise AssertionError("two runs from one start differ")
+
+
+def assert_precision(
+    problem: Problem, solver: str | Solver, u: Tensor, times: Tensor, tolerance: float = 1e-9, **options: Any
+) -> float:
+    r"""The solver computes in float64 when its state is float64: no step rounds the state to fewer digits on the way.
+
+    .. math:: |\Phi(u + \delta) - 2 \Phi(u) + \Phi(u - \delta)| \le \text{tolerance}, \qquad \delta = 10^{-6}
+
+    for the map :math:`\Phi` from start to end. A smooth map leaves about :math:`\delta^2 = 10^{-12}`, one that passes
+    through float32 about :math:`10^{-7}`. Order and exactness checks on coarse grids miss such a cast. They alone see
+    *coefficients* of low precision, which leave the map smooth.
+
+    Returns:
+        the largest second difference.
+    """
+    if u.dtype != torch.float64:
+        raise ValueError(f"u is {u.dtype}; only a float64 state shows whether precision is lost")
+    ends = [solve(problem, solver, u + shift, times, **options).u for shift in (1e-6, 0.0, -1e-6)]
+    name = f"{find(solver).__name__}: mean of runs from u + 1e-6 and u - 1e-6, and the run from u,"
+    return 2 * assert_close((ends[0] + ends[2]) / 2, ends[1], tolerance / 2, name)
 
 
 def assert_catches(check: Callable[[], Any]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``diffnum sample | solvers | order | train``.
+"""The command line: ``diffnum sample | solvers | order | compare | train``.
 
 Torch is imported inside the commands, so ``diffnum --help`` answers at once. Every refusal is one line on stderr that
 begins with ``diffnum:`` and says what to do; the exit status is 0 for success, 1 for a refusal (or an order that is not
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from functools import wraps
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,21 +170,47 @@ def read_value(key: str, text: str, default: Any) -> Any:
         raise ValueError(f"option {key}={text!r} must be of type {type(default).__name__}, like {default!r}") from None
 
 
-def writable(path: Path, *suffixes: str) -> Path:
+def writable(path: Path, *suffixes: str, option: str = "--out") -> Path:
     """The path, if a file can be put there: asked before the work, so that no result is lost for want of a folder."""
     folder = path.parent
     if path.suffix.lower() not in suffixes:
-        raise ValueError(f"--out {path} must end with {' or '.join(suffixes)}")
+        raise ValueError(f"{option} {path} must end with {' or '.join(suffixes)}")
     if path.is_dir():
-        raise ValueError(f"--out {path} is a folder; name a file in it")
+        raise ValueError(f"{option} {path} is a folder; name a file in it")
     if not folder.is_dir():
-        raise ValueError(f"--out {path}: the folder {folder} does not exist; create it first (mkdir -p {folder})")
+        raise ValueError(f"{option} {path}: the folder {folder} does not exist; create it first (mkdir -p {folder})")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"--out {path}: cannot write into {folder} ({error.strerror}); choose another") from None
+        raise ValueError(f"{option} {path}: cannot write into {folder} ({error.strerror}); choose another") from None
     return path
+
+
+def increasing(option: str, values: list[int]) -> tuple[int, ...]:
+    """Positive whole numbers in increasing order, each once."""
+    if not values or min(values) < 1:
+        raise ValueError(f"{option} {' '.join(map(str, values))} must be at least 1")
+    return tuple(sorted(set(values)))
+
+
+def solver_with_options(text: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A solver and its options from ``name`` or ``name:key=value,key=value``."""
+    from diffnum.runner import find
+
+    name, _, rest = text.partition(":")
+    run = find(name)
+    return run, solver_options(run, rest.split(",") if rest else [])
+
+
+def edm_network(name: str, process: str) -> Any:
+    """The network of that name, if it is one for white noise."""
+    from diffnum import DiffnumError, load
+
+    denoiser: Any = load(name)
+    if getattr(denoiser, "kind", "edm") != "edm":
+        raise DiffnumError(f"{name} is a {denoiser.kind} network, which {process} cannot use; take one of kind edm")
+    return denoiser
 
 
 # ------------------------------------------------------------------------------------------------------ commands
@@ -261,7 +288,8 @@ def sample(
     import numpy as np
     import torch
 
-    from diffnum import DiffnumError, Problem, __version__, load, plots, solve
+    from diffnum import Problem, __version__, plots, solve
+    from diffnum.analysis import evaluations
     from diffnum.files import write
     from diffnum.noise import Seeded
     from diffnum.runner import find
@@ -270,14 +298,13 @@ def sample(
     options = solver_options(run, option)
     noising = make_process(process)
     times = make_grid(grid)(noising, steps, t_end=t_end)
-    denoiser = load(network)
-    if getattr(denoiser, "kind", "edm") != "edm":
-        raise DiffnumError(f"{network} is a {denoiser.kind} network, which {process} cannot use; take one of kind edm")
+    denoiser = edm_network(network, process)
     problem = Problem(noising, denoiser)
     stochastic = "noise" in inspect.signature(run).parameters
 
+    claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
     parts, begun, nfe = [], time.perf_counter(), 0
-    with Meter(number, len(times) - 1) as meter:
+    with Meter("sampling", number, "images", 1 / claimed) as meter:
         for first in range(0, number, batch):
             indices = range(first, min(first + batch, number))
             u = problem.prior(
@@ -309,22 +336,23 @@ def sample(
 
 
 class Meter:
-    """A progress bar on stderr over batches and steps, with evaluations and images per second; silent off a terminal.
+    """A progress bar on stderr over the steps of one or several runs, with a rate; silent off a terminal.
 
-    It watches a solver from outside: a generator around the generator.
+    It watches a solver from outside: a generator around the generator. What it counts are network evaluations of one
+    image each, shown as ``total`` units of which one evaluation is the fraction ``each``.
     """
 
-    def __init__(self, images: int, steps: int) -> None:
+    def __init__(self, verb: str, total: float, unit: str, each: float = 1.0) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("sampling"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
+            TextColumn(verb), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
-        self.images, self.steps, self.done, self.begun = images, steps, 0.0, time.perf_counter()
-        self.task = self.bar.add_task("", total=images * steps, state="first evaluation")
+        self.total, self.unit, self.each, self.done, self.begun = total, unit, each, 0.0, time.perf_counter()
+        self.task = self.bar.add_task("", total=total, state="first evaluation")
 
     def __enter__(self) -> "Meter":
         self.bar.start()
@@ -333,17 +361,25 @@ class Meter:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
-    def watch(self, solver: Callable[..., Iterator[Any]], batch: int) -> Callable[..., Iterator[Any]]:
-        """The same solver; each of its steps advances the bar by ``batch`` image steps."""
+    def watch(
+        self, solver: Callable[..., Iterator[Any]], batch: int, ends: dict[int, Any] | None = None
+    ) -> Callable[..., Iterator[Any]]:
+        """The same solver; each of its steps moves the bar. Its last states are kept in ``ends`` by number of steps."""
 
         @wraps(solver)
         def watched(problem: Any, u: Any, times: Any, **options: Any) -> Iterator[Any]:
-            before = problem.nfe
+            before = counted = problem.nfe
             for i, state in enumerate(solver(problem, u, times, **options), 1):
-                self.done += batch / self.steps
+                advance, counted = batch * self.each * (problem.nfe - counted), problem.nfe
+                self.done += advance
                 rate = self.done / (time.perf_counter() - self.begun)
-                text = f"step {i}/{self.steps}  NFE {problem.nfe - before}  {self.done:.0f}/{self.images} images"
-                self.bar.update(self.task, advance=batch, state=f"{text}  {rate:.2f} images/s")
+                name = getattr(solver, "__name__", "step")
+                text = (
+                    f"{name} {i}/{len(times) - 1}  NFE {counted - before}  {self.done:.0f}/{self.total:.0f} {self.unit}"
+                )
+                self.bar.update(self.task, advance=advance, state=f"{text}  {rate:.2f} {self.unit}/s")
+                if ends is not None and i == len(times) - 1:
+                    ends[i] = state
                 yield state
 
         return watched
@@ -471,6 +507,147 @@ def order(
         verdict, status = f"not confirmed: {str(error).splitlines()[0]}{hint}", 1
     typer.echo(f"{verdict} -> {path}")
     raise typer.Exit(status)
+
+
+@app.command()
+@explained
+def compare(
+    solver: list[str] = typer.Option(
+        ["ddim", "f_pndm", "dpmpp_2m", "edm_heun"], help="A solver, as NAME or NAME:key=value,key=value; repeat."
+    ),
+    nfe: list[int] = typer.Option([10, 20, 50], help="Budget of network evaluations; repeat for several."),
+    target: str = typer.Option(
+        "smooth", help="Exact problem (smooth, thin, gaussian), or a network: cifar10 or a .safetensors file."
+    ),
+    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
+    grid: str = typer.Option("log_snr", help=f"Where the steps stand, for all solvers: {', '.join(GRIDS[:-1])}."),
+    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
+    number: int = typer.Option(8, "-n", "--number", help="How many start states, or images."),
+    seed: int = typer.Option(0, help="Seed of the start states, which all solvers share."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    scale: int = typer.Option(2, help="Enlarge each pixel of the images to a square of this size."),
+    out: Path = typer.Option(None, help="Also draw error against evaluations, a .png file."),
+    images: Path = typer.Option(
+        None, help="Network only: images at the smallest budget, one row per solver, the reference last; a .png file."
+    ),
+) -> None:
+    """Compare solvers on one problem and one grid rule: error against network evaluations.
+
+    Each solver takes as many steps as a budget allows. The error is the distance from the exact solution of the same
+    ODE, in float64; with a network, from the network's own reference solution, in float32:
+
+        diffnum compare --solver ddim --solver f_pndm --solver dpmpp_2m --nfe 10 --nfe 20 --nfe 50 --out work.png
+
+    Options of a solver follow its name:
+
+        diffnum compare --solver f_pndm --solver pndm_variable:order=3 --solver prk:midpoint=sigma --grid karras
+
+    Eight images by three solvers from the same start noise:
+
+        diffnum compare --target cifar10 --solver ddim --solver plms --solver dpmpp_2m --nfe 10 --images rows.png
+    """
+    for name, value in (("-n", number), ("--scale", scale)):
+        if value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+    budgets = increasing("--nfe", nfe)
+    choose("process", process, PROCESSES)
+    choose("grid", grid, GRIDS[:-1])
+    for path, option in ((out, "--out"), (images, "--images")):
+        if path is not None:
+            writable(path, ".png", option=option)
+    if images is not None and out is not None and images.resolve() == out.resolve():
+        raise ValueError(f"--out and --images are both {out}; name two files")
+    os.environ.setdefault("MPLBACKEND", "agg")  # a file, not a window
+
+    import torch
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffnum import Problem, plots, targets
+    from diffnum.analysis import evaluations, ladder, name_of, steps_within, work_precision
+    from diffnum.denoisers.network import available
+
+    entries = [solver_with_options(text) for text in solver]
+    where, noising = make_device(device), make_process(process)
+    exact = target in targets.targets
+    if not target.endswith(".safetensors"):
+        choose("target", target, (*targets.targets, *available()))
+    if images is not None and exact:
+        raise ValueError(f"--images needs a network; the states of the target {target!r} are no images")
+    problem = Problem(noising, targets.target(target) if exact else edm_network(target, process))
+    u = problem.prior(
+        (number, *problem.denoiser.shape), dtype=torch.float64 if exact else torch.float32, device=where, seed=seed
+    )
+    times = ladder(make_grid(grid), noising, t_end=t_end)
+    last = float(times(1)[-1])
+    fine = 0 if exact else 2 * max(10, budgets[-1] // 4)  # steps of the reference of a network
+    if fine and noising.singular(last):
+        raise ValueError("--t-end 0: a network's reference solution cannot end there; leave --t-end out")
+    planned = 0
+    for run, options in entries:
+        counts = {steps_within(budget, noising, run, last, **options) for budget in budgets}
+        planned += sum(evaluations(noising, run, n, last, **options) for n in counts if n)
+
+    ends: list[dict[int, Any]] = [{} for _ in entries]
+    reference: list[Any] = []  # the solution and how wrong it is, once it has been computed
+    with Meter("comparing", number * (planned + 6 * fine), "evaluations") as meter:
+
+        def truth() -> Any:
+            reference.extend(network_reference(problem, u, last, fine, meter))
+            return reference[0]
+
+        watched = [(meter.watch(run, number, end), options) for (run, options), end in zip(entries, ends, strict=True)]
+        work = work_precision(problem, watched, u, times, budgets, truth=truth if fine else None)
+
+    about = f"{target}, {process}, {grid} grid, {number} start{'s' if number > 1 else ''}"
+    header, *rows = work.cells()
+    typer.echo(f"evaluations spent and error: {about}")
+    table = Table(box=SIMPLE_HEAD)
+    for i, text in enumerate(header):
+        table.add_column(text, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)
+    for line in work.notes():
+        typer.echo(line)
+    finite = [nfe for r in work.results for nfe, error in zip(r.nfe, r.errors, strict=True) if isfinite(error)]
+    for budget in budgets:
+        if finite and min(finite) <= budget:
+            name, spent, error = work.best(budget)
+            typer.echo(f"best within {budget}: {name} with {spent}, error {error:.1e}")
+    if reference:
+        typer.echo(f"reference: prk with {4 * fine} evaluations, itself wrong by about {reference[1]:.0e}")
+    if out is not None:
+        plots.use()
+        ax = plots.work_precision(work)
+        ax.set_title(about)
+        plots.save(ax, out)
+    if images is not None:
+        shown = {
+            name_of(run, **options): end[min(end)] for (run, options), end in zip(entries, ends, strict=True) if end
+        }
+        x = torch.cat([*map(noising.decode, shown.values()), noising.decode(reference[0])]).float().cpu()
+        plots.sheet(x.nan_to_num(0, 0, 0), number, images, scale)  # a lost image is grey
+        typer.echo(f"rows of {images}: {'; '.join(shown)}; reference")
+    written = " and ".join(str(path) for path in (out, images) if path is not None)
+    if written:
+        typer.echo(f"-> {written}")
+
+
+def network_reference(problem: Any, u: Any, end: float, steps: int, meter: Any) -> tuple[Any, float]:
+    """The solution of a network's ODE by a fourth-order method, and about how wrong it is: a fifteenth of the change
+    from half the steps."""
+    from diffnum import grids, solve
+    from diffnum.analysis import rms
+    from diffnum.solvers import prk
+
+    watched = meter.watch(prk, len(u))
+    coarse, fine = (
+        solve(problem, watched, u, grids.log_snr(problem.process, n, t_end=end), midpoint="sigma").u
+        for n in (steps // 2, steps)
+    )
+    return fine.double(), rms(fine - coarse) / 15
 
 
 @app.command()

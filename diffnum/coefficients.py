@@ -6,9 +6,10 @@ rationals for uniform steps. ``tests/test_pndm.py`` compares all of them with Sy
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from math import asinh, ceil, prod, sinh
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,20 @@ from torch import Tensor
 HEUN_WEIGHTS = (1 / 2, 1 / 2)  # trapezoidal rule: the slopes at both ends
 RK4_WEIGHTS = (1 / 6, 2 / 6, 2 / 6, 1 / 6)  # Simpson's rule, its middle slope taken twice
 
+PANELS_AT_ONCE = 128  # of 24 points each: 25 MB for a process with 32 x 32 frequencies
+
 GAUSS_NODES, GAUSS_WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(24))
+
+
+def _collocation() -> Tensor:
+    """Integrals from -1 to each Gauss node of the Lagrange polynomials of the nodes, ``(24, 24)``."""
+    legendre = np.polynomial.legendre
+    nodes = GAUSS_NODES.numpy()
+    basis = np.linalg.inv(legendre.legvander(nodes, len(nodes) - 1))
+    return torch.from_numpy(legendre.legval(nodes, legendre.legint(basis, lbnd=-1)).T.copy())
+
+
+COLLOCATION = _collocation()
 
 
 @cache
@@ -44,7 +58,7 @@ def adams_bashforth(order: int) -> tuple[float, ...]:
     return tuple(weights)
 
 
-def lagrange(nodes: Sequence[float], x: Tensor) -> Tensor:
+def lagrange(nodes: Sequence[float | Tensor], x: Tensor) -> Tensor:
     r"""Lagrange polynomials :math:`l_j(x) = \prod_{k \ne j} (x - x_k)/(x_j - x_k)` of the nodes.
 
     Returns:
@@ -100,33 +114,157 @@ def adams_weights(
     return tuple((values * measure).sum((1, 2)).tolist())
 
 
-def combine(weights: Sequence[float], states: Sequence[Tensor]) -> Tensor:
-    """The weighted sum of states, in as many passes as there are states, into one new buffer.
+Coefficient = float | Tensor
+
+
+def combine(weights: Sequence[Coefficient], states: Sequence[Tensor]) -> Tensor:
+    """The weighted sum of states, in at most as many passes as there are states, into one new buffer.
 
     Args:
-        weights: Python floats.
-        states: tensors of one shape, dtype and device; none of them is written to.
+        weights: one coefficient for each state, all of one kind, as :func:`ready` makes them: Python floats; tensors
+            ``(*freq, 1, 1)``, which multiply frequency by frequency; or matrices ``(r, c)`` or ``(batch, r, c)``,
+            which turn c components of a state into r. Components stand on axis 1, where there are several.
+        states: tensors of one dtype and device, and for float weights of one shape; none of them is written to.
     """
-    out = states[0] * weights[0]
-    for weight, state in zip(weights[1:], states[1:], strict=True):
-        out.add_(state, alpha=weight)
+    if isinstance(weights[0], Tensor):
+        return _combine_matrices(weights, states)  # type: ignore[arg-type]
+    factors: Sequence[Any] = weights  # floats
+    if len(factors) != len(states):
+        raise ValueError(f"{len(factors)} weights for {len(states)} states")
+    if factors[0] == 1 and len(states) > 1:  # x + b y is one pass, a x + b y two
+        out, done = torch.add(states[0], states[1], alpha=factors[1]), 2
+    else:
+        out, done = states[0] * _scalar(factors[0], states[0].dtype == torch.float64), 1
+    for i in range(done, len(states)):
+        out.add_(states[i], alpha=factors[i])
     return out
 
 
-def act(A: Tensor | float, u: Tensor) -> Tensor:
-    """Apply a coefficient of a process to a state: the only place that knows how the two meet.
+@lru_cache(maxsize=100_000)
+def _scalar(value: float, double: bool) -> Tensor:
+    """A number as a tensor without axes. A product makes one anew from a Python float, which is a third of its cost."""
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=torch.float64 if double else torch.float32, device="cpu")
+
+
+def _combine_matrices(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
+    rows, columns = weights[0].shape[-2:]
+    if weights[0].ndim > 3:
+        factors = [w[..., 0, 0] for w in weights]  # (H, W), or (batch, H, W) with the axes of the state between
+        factors = [f if f.ndim == 2 else f.reshape(len(f), *(1,) * (states[0].ndim - 3), *f.shape[1:]) for f in factors]
+        out = states[0] * factors[0]
+        for factor, state in zip(factors[1:], states[1:], strict=True):
+            out.addcmul_(factor, state)
+        return out
+    first, event = states[0], states[0].shape[1 if columns == 1 else 2 :]
+    dtype = first.dtype if first.dtype in (torch.float32, torch.float64) else torch.float32  # matrix products round
+    out = torch.matmul(weights[0].to(dtype), first.reshape(len(first), columns, -1).to(dtype))
+    for weight, state in zip(weights[1:], states[1:], strict=True):
+        flat = state.reshape(len(first), weight.shape[-1], -1).to(dtype)
+        out.baddbmm_(weight.to(dtype).expand(len(first), -1, -1), flat)
+    return out.reshape(len(first), *(() if rows == 1 else (rows,)), *event).to(first.dtype)
+
+
+def ready(A: Tensor, u: Tensor) -> Coefficient:
+    """A coefficient in the form in which :func:`combine` takes it: a float, or a tensor with u's dtype and device.
 
     Args:
-        A: float64 ``(*freq, k, k)`` or a float. k = 1 multiplies, broadcasting over the trailing axes;
-            k = 2 mixes position and momentum, which stand on axis 1 of the state.
+        A: float64 ``(*freq, r, c)``.
+        u: a state that it will meet.
+    """
+    if A.shape == (1, 1):
+        return A.item()
+    # matrix products of half-precision states are computed in float32, so their coefficients stay there
+    half = u.dtype not in (torch.float32, torch.float64) and A.ndim < 4
+    return A.to(u.device, torch.float32 if half else u.dtype)
+
+
+def act(A: Tensor | float, u: Tensor) -> Tensor:
+    """Apply a coefficient of a process to a state; :func:`combine` knows how the two meet.
+
+    Args:
+        A: a float, or float64 ``(*freq, k, k)``, or ``(batch, *freq, k, k)`` with one coefficient per row.
+            k = 1 multiplies, broadcasting over the trailing axes; k = 2 mixes position and momentum, which stand on
+            axis 1 of the state. Rectangular matrices turn data into states and back.
         u: state ``(batch, *event)`` for k = 1, ``(batch, 2, *event)`` for k = 2.
 
     Returns:
-        a new tensor with the shape, dtype and device of ``u``.
+        a new tensor with the dtype and device of ``u``.
     """
-    if not isinstance(A, Tensor):
-        return u * A
-    A = A.to(u.device, u.dtype)
-    if A.shape[-1] == 1:
-        return u * A[..., 0, 0]
-    return torch.einsum("ij,bj...->bi...", A, u)
+    return combine((ready(A, u) if isinstance(A, Tensor) else A,), (u,))
+
+
+def lower_root(P: Tensor) -> Tensor:
+    """Lower Cholesky factor of covariances ``(*, k, k)``, k = 1 or 2, also where they are singular or zero."""
+    a = P[..., 0, 0].clamp_min(0).sqrt()
+    if P.shape[-1] == 1:
+        return a[..., None, None]
+    b = torch.where(a > 0, P[..., 1, 0] / a, 0.0)
+    c = (P[..., 1, 1] - b**2).clamp_min(0).sqrt()
+    return torch.stack([torch.stack([a, torch.zeros_like(a)], -1), torch.stack([b, c], -1)], -2)
+
+
+def time_quadrature(
+    edges: Sequence[tuple[float, float]], breaks: Sequence[float] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Gauss-Legendre quadrature over many intervals of time at once, in the variable :math:`r = \sqrt\tau`.
+
+    In r the coefficients of every process are smooth down to time 0. An interval is cut into :func:`panels`, each
+    with 24 points, as many as it needs: :math:`\int_a^b f \, d\tau \approx \sum w f(\tau)` to 1e-13.
+
+    Args:
+        edges: pairs of times (a, b), in either direction.
+        breaks: times at which to cut: where integrands have a kink.
+
+    Returns:
+        times ``(m, 24)``, weights ``(m, 24)`` with the sign of b - a, and for each of the m panels the index of the
+        interval that it belongs to, ``(m,)``.
+    """
+    roots = [x**0.5 for x in breaks]
+    pieces = [panels(a**0.5, b**0.5, roots) for a, b in edges]
+    table = torch.tensor([piece for interval in pieces for piece in interval], dtype=torch.float64)
+    owner = torch.tensor([i for i, interval in enumerate(pieces) for _ in interval])
+    r, half = table.mean(1, keepdim=True) + table.diff(dim=1) / 2 * GAUSS_NODES, table.diff(dim=1) / 2
+    return r**2, 2 * r * half * GAUSS_WEIGHTS, owner
+
+
+def exponential_weights(
+    process: Any, times: Sequence[float], order: int, K: str = "R", ahead: bool = False
+) -> list[Tensor]:
+    r"""Coefficients of the exponential multistep method on a grid: exact integrals of the extrapolated noise.
+
+    .. math:: C_{i,j} = \int_{t_i}^{t_{i+1}} \tfrac12 \Psi(t_{i+1}, \tau) \, G G^T K_\tau^{-T} \, l_j(\tau) \, d\tau
+
+    with the Lagrange polynomials :math:`l_j` in time. The nodes are :math:`t_i, t_{i-1}, \dots`, at most ``order`` of
+    them and only those of the grid, so that the first steps have fewer.
+
+    Args:
+        process: gives :math:`\Psi` and the gain :math:`\tfrac12 G G^T K^{-T}`.
+        times: decreasing times.
+        order: largest number of nodes.
+        K: root of the covariance that defines the noise, "R" or "L".
+        ahead: begin with the node :math:`t_{i+1}`, as a corrector does, and one node more.
+
+    Returns:
+        for every step a float64 tensor ``(nodes, *freq, k, k)``, newest node first.
+
+    Source: Zhang, Tao and Chen 2023, arXiv:2206.05564, equation for the multistep exponential integrator.
+    """
+    grid, n = torch.tensor(times, dtype=torch.float64), len(times) - 1
+    tau, weights, owner = time_quadrature(list(pairwise(times)), process.knots.tolist())
+    tables: list[Tensor] = []
+    for size in range(1, min(order, n) + 1):  # the steps whose history has this length
+        first, last = size - 1, size if size < order else n
+        inside = ((owner >= first) & (owner < last)).nonzero().flatten()
+        table: Tensor | None = None
+        for some in inside.split(PANELS_AT_ONCE):
+            x, i = tau[some], owner[some]
+            nodes = [grid[i - j, None] for j in range(-1 if ahead else 0, size)]
+            values = process.transition(grid[i + 1, None], x) @ process.gain(x, K)
+            parts = torch.einsum("qmx,mx...->mq...", lagrange(nodes, x) * weights[some], values)
+            if table is None:
+                table = parts.new_zeros((last - first, *parts.shape[1:]))
+            table.index_add_(0, i - first, parts)
+        assert table is not None
+        tables += table
+    return tables

@@ -1,11 +1,12 @@
-"""The orthonormal DCT-II of images as two small matrix products."""
+"""The orthonormal DCT-II of images as two small matrix products, and what a Gaussian blur does to its coefficients."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-__all__ = ["dct2", "dct_matrix", "idct2"]
+__all__ = ["dct2", "dct_matrix", "decay", "frequencies", "idct2"]
 
 
 def dct_matrix(n: int) -> Tensor:
@@ -37,3 +38,22 @@ def idct2(y: Tensor) -> Tensor:
     """The inverse of `dct2`, y: (..., H, W)."""
     rows, columns = (_copy(n, y.dtype, y.device) for n in y.shape[-2:])
     return rows.mT @ y @ columns
+
+
+def frequencies(shape: Sequence[int]) -> Tensor:
+    r"""Squared frequencies :math:`\Lambda_{ij} = (\pi i/H)^2 + (\pi j/W)^2` of the DCT, float64 ``(H, W)``."""
+    rows, columns = (torch.pi / n * torch.arange(n, dtype=torch.float64, device="cpu") for n in shape)
+    return rows[:, None] ** 2 + columns**2
+
+
+def decay(width: Tensor, shape: Sequence[int]) -> Tensor:
+    r"""What a Gaussian blur leaves of every frequency: :math:`e^{-\Lambda s^2/2}`.
+
+    Args:
+        width: standard deviation s of the blur in pixels, float64 ``(*)``.
+        shape: ``(H, W)``.
+
+    Returns:
+        float64 ``(*, H, W)``.
+    """
+    return torch.exp(-frequencies(shape).to(width.device) * (width**2 / 2)[..., None, None])

@@ -1,12 +1,13 @@
 """Pictures: what :mod:`diffnum.analysis` measured and what a solver made. Nothing is measured here.
 
 One figure size (6.4 x 4 in), one colour, marker and line style per solver (:data:`STYLE`), one plot for orders
-(:func:`convergence`). Matplotlib is imported here and nowhere else in the library.
+(:func:`convergence`), one for cost (:func:`work_precision`). Matplotlib is imported here and nowhere else in the
+library.
 """
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from math import ceil, isfinite, sqrt
 from pathlib import Path
@@ -21,9 +22,10 @@ from torch import Tensor
 from diffnum.files import write
 
 if TYPE_CHECKING:
-    from diffnum.analysis import Convergence
+    from diffnum.analysis import Convergence, WorkPrecision
     from diffnum.runner import Solution
 
+Point = tuple[float, float]
 SIZE, WIDE = (6.4, 4.0), (9.6, 4.0)  # inches: one figure, and its two-panel variant
 GREY = "0.45"
 
@@ -39,7 +41,7 @@ STYLE: dict[str, dict[str, str]] = {
         ("ddim", 6, "o", "-"), ("s_pndm", 5, "s", "-"), ("f_pndm", 1, "D", "-"), ("plms", 4, "P", "-."),
         ("prk", 3, "^", "-"), ("pndm_variable", 2, "*", "-"),
         ("euler", 6, "x", ":"), ("heun", 5, "v", ":"), ("rk4", 3, "<", ":"), ("ab2", 0, ">", ":"),
-        ("ab4", 2, "h", ":"), ("fon", 0, "p", "-."),
+        ("ab4", 2, "h", ":"), ("fon", 0, "p", "-."), ("dpmpp_2m", 0, "X", "-"), ("edm_heun", 3, "d", "-."),
     )
 }  # fmt: skip
 
@@ -95,8 +97,49 @@ def convergence(results: "Convergence | Sequence[Convergence]", ax: Any = None) 
     if not results:
         raise ValueError("results is empty; give what analysis.convergence returned")
     ax = panels(1)[1] if ax is None else ax
+    guides: dict[int, list[Point]] = {}
+    curves = _curves(ax, results, _observed)
+    for result, points in zip(results, curves, strict=True):
+        p = result.claim if result.claim is not None else round(result.order) if isfinite(result.order) else 0
+        if p > 0 and len(points) > 1:
+            guides.setdefault(p, []).extend(points)
+    for p, points in sorted(guides.items()):
+        _ideal(ax, p, points)
+    if len(results) == 1:
+        _ticks(ax, sorted(set(results[0].nfe)))
+    ax.legend()
+    return ax
+
+
+def work_precision(work: "WorkPrecision", ax: Any = None) -> Any:
+    """The cost plot: error against network evaluations for several solvers, log-log; lower and further left is better.
+
+    Runs that ended in NaN or infinity have no point, and the legend says so.
+
+    Args:
+        work: from :func:`diffnum.analysis.work_precision`.
+        ax: axes to draw into; by default a new figure.
+
+    Returns:
+        the axes.
+    """
+    ax = panels(1)[1] if ax is None else ax
+    lost = {name for name, _ in work.lost}
+    _curves(ax, work.results, lambda result: f"{result.name} (lost in part)" if result.name in lost else result.name)
+    _ticks(ax, work.columns if work.by == "nfe" else ())
+    ax.legend(ncols=1 + (len(work.results) > 6))
+    return ax
+
+
+def _observed(result: "Convergence") -> str:
+    observed = f"observed order {result.order:.2f}" if isfinite(result.order) else "no order observed"
+    return f"{result.name}: {observed}"
+
+
+def _curves(ax: Any, results: "Sequence[Convergence]", label: "Callable[[Convergence], str]") -> list[list[Point]]:
+    """Error against evaluations, one line per result in the style of its solver; returns the finite points."""
     seen: dict[str, int] = {}
-    guides: dict[int, list[tuple[float, float]]] = {}
+    curves = []
     for result in results:
         points = [(float(n), e) for n, e in zip(result.nfe, result.errors, strict=True) if isfinite(e) and e > 0]
         look = style(result.name)
@@ -104,30 +147,26 @@ def convergence(results: "Convergence | Sequence[Convergence]", ax: Any = None) 
         again = seen[base] = seen.get(base, -1) + 1
         if again:  # the same solver with other options: its colour, hollow markers, another line
             look |= {"markerfacecolor": "white", "linestyle": _LINES[again % 3]}
-        order = result.order
-        observed = f"observed order {order:.2f}" if isfinite(order) else "no order observed"
-        ax.plot(*_columns(points), label=f"{result.name}: {observed}", **look)
-        p = result.claim if result.claim is not None else round(order) if isfinite(order) else 0
-        if p > 0 and len(points) > 1:
-            guides.setdefault(p, []).extend(points)
+        ax.plot(*_columns(points), label=label(result), **look)
+        curves.append(points)
     ax.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="error (root mean square)")
-    for p, points in sorted(guides.items()):
-        _ideal(ax, p, points)
-    ticks = sorted({n for result in results for n in result.nfe})
-    if len(results) == 1 and len(ticks) <= 9:
-        ax.set_xticks(ticks, [str(n) for n in ticks])
-        ax.set_xticks([], minor=True)
     ax.grid(which="major", color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
-    ax.legend()
-    return ax
+    return curves
 
 
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _ticks(ax: Any, ticks: Sequence[int]) -> None:
+    """Numbers of evaluations along the bottom as they are, if there are few."""
+    if 0 < len(ticks) <= 9:
+        ax.set_xticks(ticks, [str(n) for n in ticks])
+        ax.set_xticks([], minor=True)
+
+
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [n for n, _ in points], [e for _, e in points]
 
 
-def _ideal(ax: Any, p: int, points: Sequence[tuple[float, float]]) -> None:
+def _ideal(ax: Any, p: int, points: Sequence[Point]) -> None:
     """A dashed line of slope -p along the finer part of the points, half a decade below all of them."""
     n, e = (np.array(column) for column in _columns(points))
     scale = (e * n**p).min() * 10**-0.5

@@ -6,36 +6,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffnum.coefficients import combine
+from diffnum.coefficients import act, combine, ready
 from diffnum.errors import DiffnumError
-from diffnum.processes.isotropic import rowwise
+from diffnum.processes.linear import row_times
 
 
 class Problem:
     r"""The reverse-time problem of a linear diffusion process and a denoiser.
 
-    On VP and VE, with :math:`x = \alpha x_0 + \sigma n` and the denoiser's noise prediction
-    :math:`\epsilon(x, t) = \epsilon_D(x/\alpha, \sigma/\alpha)`,
+    The process turns a state into clean data plus white noise, which is what a denoiser takes, and the denoiser's
+    noise prediction :math:`\hat\epsilon` into its own fields. On VP and VE, with :math:`x = \alpha x_0 + \sigma n`,
 
-    .. math:: \mathrm{score} = -\epsilon/\sigma, \qquad x_0 = (x - \sigma\epsilon)/\alpha, \qquad
-              \mathrm{velocity} = F x + \tfrac{G^2}{2\sigma} \epsilon .
+    .. math:: \epsilon = \hat\epsilon(x/\alpha, \sigma/\alpha), \qquad \mathrm{score} = -\epsilon/\sigma, \qquad
+              x_0 = (x - \sigma\epsilon)/\alpha, \qquad \mathrm{velocity} = F x + \tfrac{G^2}{2\sigma} \epsilon .
+
+    On phase space the state is read through its sufficient statistic, and the score is
+    :math:`A u + b \hat\epsilon` with coefficients in closed form, so the same denoiser serves.
 
     Args:
-        process: a noising process, such as ``VP()``.
-        denoiser: ``D(x, sigma)`` with ``.eps(x, sigma)``.
+        process: a noising process, such as ``VP()`` or ``CLD()``.
+        denoiser: ``D(x, sigma)`` with ``.eps(x, sigma)``; for blurring with ``.posterior_eps(y, sigma)``.
 
     Raises:
-        TypeError: the denoiser lacks ``.eps`` (wrap a bare model with ``from_prediction``).
+        TypeError: the denoiser cannot serve this process (wrap a bare model with ``from_prediction``).
 
     Attributes:
         nfe: network evaluations so far: every call of ``eps``, ``x0``, ``score`` or ``velocity`` is one.
     """
 
     def __init__(self, process: Any, denoiser: Any) -> None:
-        if isinstance(process, type) or not hasattr(process, "levels"):
+        if isinstance(process, type) or not hasattr(process, "family"):
             raise TypeError(f"process={process!r} is not a process; use dn.VP() or dn.VE()")
-        if isinstance(denoiser, type) or not callable(denoiser) or not hasattr(denoiser, "eps"):
-            raise TypeError(f"denoiser={denoiser!r} has no eps(x, sigma); wrap a model with dn.from_prediction")
+        if isinstance(denoiser, type) or not callable(denoiser):
+            raise TypeError(f"denoiser={denoiser!r} is not a denoiser; wrap a model with dn.from_prediction")
+        self._clean, self._noise = process.calls(denoiser)
         self.process = process
         self.denoiser = denoiser
         self.nfe = 0
@@ -43,24 +47,38 @@ class Problem:
     def __repr__(self) -> str:
         return f"Problem({self.process!r}, {type(self.denoiser).__name__}, nfe={self.nfe})"
 
-    def _scaled(self, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor | float]:
-        """The state as data plus noise, and the noise level there."""
-        if not isinstance(t, Real):
-            alpha, sigma = self.process.alpha(t), self.process.sigma(t)
-            # values on an accelerator are not looked at: that would make it wait
-            if sigma.device.type == "cpu" and not bool((sigma > 0).all()):
-                raise ValueError(f"t={t} holds a time without noise, where the noise prediction is undefined")
-            return u / rowwise(alpha, u), sigma / alpha
-        alpha, sigma = self.process.levels(float(t))
-        if sigma == 0:
-            raise ValueError(f"t={t} has no noise, so the noise prediction is undefined there; end the grid above it")
-        return (u if alpha == 1 else u * (1 / alpha)), sigma / alpha
+    def _read(self, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor | float]:
+        """The state as clean data plus white noise, and the noise level there."""
+        if isinstance(t, Real):
+            row, level = self.process.reading(float(t), u)
+            return (u if row is None else combine((row,), (u,))), level
+        assert isinstance(t, Tensor)
+        if t.device.type == "cpu":  # values on an accelerator are not looked at: that would make it wait
+            for value in t.flatten().tolist():
+                self.process.check_time(value)
+                if self.process.singular(value):
+                    raise ValueError(f"t={t} holds a time without noise, where the noise prediction is undefined")
+        row, level = self.process.statistic(row_times(t, u))
+        return act(row, u), level
+
+    def _field(self, u: Tensor, t: Tensor | float, what: str) -> Tensor:
+        """A u + b eps with the coefficients of that field; one evaluation."""
+        if isinstance(t, Real):
+            A, b = self.process.expanded(float(t), what, u)
+        else:
+            A, b = (c if c is None else ready(c, u) for c in self.process.expansion(row_times(t, u), what))
+        y, level = self._read(u, t)
+        self.nfe += 1
+        e = self._noise(y, level)
+        if b is None:
+            return e
+        return combine((b,), (e,)) if A is None else combine((A, b), (u, e))
 
     def eps(self, u: Tensor, t: Tensor | float, K: str = "R") -> Tensor:
-        """Noise prediction, with the shape, dtype and device of ``u``; one evaluation.
+        r"""Noise prediction :math:`-K_t^T \mathrm{score}`, with the shape, dtype and device of ``u``; one evaluation.
 
         Args:
-            u: state ``(batch, *event)``.
+            u: state ``(batch, *event)``, on phase space ``(batch, 2, *event)``.
             t: time, a float, or a tensor with one time per row.
             K: the root of the covariance that defines the noise, ``"R"`` or ``"L"``; in one dimension they agree.
 
@@ -69,38 +87,62 @@ class Problem:
         """
         if K not in ("R", "L"):
             raise ValueError(f"K={K!r} must be 'R' or 'L'")
-        scaled = self._scaled(u, t)
-        self.nfe += 1
-        return self.denoiser.eps(*scaled)
+        return self._field(u, t, K)
 
     def x0(self, u: Tensor, t: Tensor | float) -> Tensor:
-        """Denoised state: the predicted clean data; one evaluation."""
-        scaled = self._scaled(u, t)
+        """Denoised state: the predicted clean data, ``(batch, *event)``; one evaluation."""
+        y, level = self._read(u, t)
         self.nfe += 1
-        return self.denoiser(*scaled)
+        return self.process.data(self._clean(y, level))
 
     def score(self, u: Tensor, t: Tensor | float) -> Tensor:
         """Gradient of the log density of the state; one evaluation."""
-        sigma = self.process.sigma(t)
-        return self.eps(u, t) / (-rowwise(sigma, u))
+        return self._field(u, t, "score")
 
     def velocity(self, u: Tensor, t: Tensor | float) -> Tensor:
         """Right-hand side du/dt of the probability-flow ODE; one evaluation."""
         return self.drift(u, self.eps(u, t), t)
 
-    def drift(self, u: Tensor, e: Tensor, t: Tensor | float) -> Tensor:
-        r"""The same :math:`F x + \tfrac{G^2}{2\sigma} e` for a noise value already at hand; no evaluation."""
+    def drift(self, u: Tensor, e: Tensor, t: Tensor | float, lam: float = 0.0) -> Tensor:
+        r"""Drift of the reverse-time equation for a noise value already at hand; no evaluation.
+
+        .. math:: F u + \tfrac{1 + \lambda^2}{2} G G^T R^{-T} e
+
+        Args:
+            u, e: state and its noise prediction with K = R.
+            t: time, a float, or a tensor with one time per row.
+            lam: weight of the noise: 0 for the probability-flow ODE, 1 for the reverse SDE.
+        """
         if isinstance(t, Real):
-            return combine(self.process.velocity_factors(float(t)), (u, e))
-        F, G = (rowwise(matrix(t)[..., 0, 0], u) for matrix in (self.process.F, self.process.G))
-        return F * u + G**2 / (2 * rowwise(self.process.sigma(t), u)) * e
+            F, gain = self.process.velocity_factors(float(t), u)
+        else:
+            F, gain = (ready(A(row_times(t, u)), u) for A in (self.process.F, self.process.gain))
+        return combine((F, (1 + lam**2) * gain if lam else gain), (u, e))
+
+    def finish(self, u: Tensor, t: float, kind: str) -> Tensor:
+        """The papers' last step, from t to clean data: the prediction of the data, or on phase space one Euler step.
+
+        Args:
+            u: state at t.
+            t: the last time of the grid.
+            kind: ``"ode"`` or ``"sde"``: what was integrated so far.
+        """
+        if self.process.ending == "none":
+            return u
+        if self.process.ending == "data":
+            return self.process.encode(self.x0(u, t))
+        lam = float(kind == "sde") if self.process.final_lam is None else self.process.final_lam
+        return combine((1.0, -t), (u, self.drift(u, self.eps(u, t), t, lam)))
 
     def prior(self, shape: tuple[int, ...], *args: Any, **options: Any) -> Tensor:
-        """Start states; see the process's ``prior``.
+        """Start states; see the process's ``prior``. The shape is ``(batch, *event)``, or that of the states.
 
         Raises:
             ValueError: the shape is not that of the denoiser's data.
         """
+        event = getattr(self.denoiser, "shape", None)
+        if event is not None and tuple(shape[1:]) == tuple(event):
+            shape = self.process.state_shape(shape, data=True)
         u = self.process.prior(shape, *args, **options)
         self.check(u)
         return u
@@ -118,8 +160,9 @@ class Problem:
             raise TypeError(f"u is {kind}; a state is a floating tensor, for example from problem.prior(...)")
         event, expected = self.process.event_shape(u), getattr(self.denoiser, "shape", None)
         if expected is not None and event != tuple(expected):
+            needed = self.process.state_shape((0, *expected), data=True)[1:]
             raise ValueError(
-                f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, expected))})"
+                f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, needed))})"
             )
         if u.layout != torch.strided or u.device.type == "meta":
             raise TypeError(f"u is a {u.layout} tensor on {u.device}; a state is an ordinary dense tensor")

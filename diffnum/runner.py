@@ -29,14 +29,16 @@ registry: dict[str, Solver] = {}
 
 def method(
     *,
-    order: int | Callable[..., int],
+    order: int | Callable[..., int] | None = None,
+    weak_order: int | Callable[..., int] | None = None,
+    strong_order: int | Callable[..., int] | None = None,
     nfe: Callable[..., int],
     paper: str,
     kind: str = "ode",
     families: tuple[str, ...] = ("isotropic",),
     exact_for: str = "",
     reaches_zero: Callable[..., bool] = lambda n, **options: True,
-    values: dict[str, tuple[Any, ...]] | None = None,
+    values: dict[str, tuple[Any, ...] | Callable[[str, Any], None]] | None = None,
     register: bool = False,
 ) -> Callable[[Solver], Solver]:
     """Declare a solver's claims; tests read them from the solver and measure every one.
@@ -44,21 +46,27 @@ def method(
     The decorated function keeps its signature. Before it runs it checks the options, the process, the grid (which
     reaches the method as Python floats) and the state. It gains the attributes
 
-    - ``order(grid="log_snr", process=None, **options)``: global order of convergence on a grid of that name,
+    - ``order(grid="log_snr", process=None, **options)``: global order of convergence on a grid of that name, and
+      ``weak_order``, ``strong_order`` of stochastic solvers, functions of the same arguments (None: nothing claimed;
+      ``order`` is then the weak order),
     - ``nfe(n, **options)``: evaluations that n steps cost,
     - ``kind`` ("ode" or "sde"), ``families`` of processes, ``exact_for``, ``paper``,
     - ``reaches_zero(n, **options)``: whether n steps may end at t = 0,
-    - ``values``: what each option may be.
+    - ``values``: what each option may be, where that is a short list.
 
     Args:
-        order: a number, or a function of ``grid`` and of the options where the order depends on them.
+        order: a number, or a function of ``grid``, ``process`` and the options where the order depends on them (and
+            of ``start``, the first time, where it depends on that). None for a stochastic solver.
+        weak_order: order in which mean and covariance converge, for a stochastic solver.
+        strong_order: order in which paths converge, driven by the same Brownian motion.
         nfe: number of evaluations as a function of the number of steps and of the options.
         paper: author, year, arXiv id, and equation or algorithm.
         kind: "ode" or "sde".
         families: families of processes that the method integrates.
         exact_for: what it integrates without error, in words.
         reaches_zero: as a function of the number of steps and of the options.
-        values: what each option may be, checked before anything else.
+        values: what each option may be, checked before anything else: a tuple of values, or a function of the
+            option's name and value that refuses what is wrong.
         register: enter it in the registry (for the library's own solvers).
     """
 
@@ -72,7 +80,9 @@ def method(
                 if option not in options:
                     raise TypeError(f"{name} has no option {option!r}; {_options(options)}")
                 known = (values or {}).get(option, (value,))
-                if not any(type(value) is type(v) and value == v for v in known):
+                if callable(known):
+                    known(option, value)
+                elif not any(type(value) is type(v) and value == v for v in known):
                     raise ValueError(f"{option}={value!r} must be one of {', '.join(map(repr, known))}")
             if problem.process.family not in families:
                 raise DiffnumError(
@@ -81,7 +91,7 @@ def method(
                 )
             grid = check_times(times, problem.process).tolist()
             n = len(grid) - 1
-            if problem.process.levels(grid[-1])[1] == 0 and not reaches_zero(n, **given):
+            if problem.process.singular(grid[-1]) and not reaches_zero(n, **given):
                 raise DiffnumError(
                     f"{name} evaluates the noise prediction at the last time, and with {n} steps it cannot end at "
                     f"t={grid[-1]:g}, where there is no noise; end the grid above 0 or use ddim for the last step"
@@ -90,14 +100,16 @@ def method(
             return function(problem, u, grid, **given)
 
         claims = {
-            "order": order if callable(order) else lambda grid="log_snr", process=None, **options: order,
+            "order": _claim(weak_order if order is None else order),
+            "weak_order": _claim(weak_order),
+            "strong_order": _claim(strong_order),
             "nfe": nfe,
             "kind": kind,
             "families": families,
             "exact_for": exact_for,
             "paper": paper,
             "reaches_zero": reaches_zero,
-            "values": values or {},
+            "values": {option: known for option, known in (values or {}).items() if not callable(known)},
         }
         vars(checked).update(claims)
         if register:
@@ -105,6 +117,23 @@ def method(
         return checked
 
     return decorate
+
+
+def _claim(order: int | Callable[..., int] | None) -> Callable[..., int] | None:
+    return order if callable(order) or order is None else lambda grid="log_snr", process=None, **options: order
+
+
+def weight(option: str, value: Any) -> None:
+    """Refuse a value that is not a finite number of at least 0.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{option}={value!r} must be a number of at least 0")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{option}={value!r} must be finite and at least 0")
 
 
 @dataclass(frozen=True)
@@ -168,7 +197,8 @@ def solve(
         times: strictly decreasing times, from a grid of :mod:`diffnum.grids`.
         noise: noise source of a stochastic solver; by default seeded from ``generator``, or with seed 0.
         generator: supplies a seed for the noise.
-        denoise: add the papers' last step, from ``times[-1]`` to the predicted clean data; one more evaluation.
+        denoise: add the papers' last step, from ``times[-1]`` to the predicted clean data, on phase space one Euler
+            step of the drift to t = 0; one more evaluation (for blurring there is no such step).
         trajectory: keep every state.
         progress: show a progress bar.
         gradients: let autograd record the run (off by default).
@@ -186,7 +216,7 @@ def solve(
         raise TypeError(f"problem={problem!r} is not a Problem; use dn.Problem(process, denoiser)")
     run = find(solver)
     times = check_times(times, problem.process)
-    if denoise and problem.process.levels(times[-1].item())[1] == 0:
+    if denoise and times[-1] == 0:
         raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
     if "noise" in inspect.signature(run).parameters:
         options["noise"] = Seeded(seed_from(generator)) if noise is None else noise
@@ -219,7 +249,7 @@ def solve(
                 f"{name} yielded {count} states for {len(times) - 1} steps; yield u once after each step"
             )
         if denoise:
-            u = problem.process.encode(problem.x0(u, times[-1].item()))
+            u = problem.finish(u, times[-1].item(), getattr(run, "kind", "ode"))
     kept = torch.stack(states) if trajectory else None
     return Solution(u, problem.process.decode(u), problem.nfe - before, times, kept)
 
@@ -246,4 +276,4 @@ def _options(options: list[str]) -> str:
     return f"it has {', '.join(options)}" if options else "it has none"
 
 
-__all__ = ["Solution", "Solver", "find", "method", "registry", "solve"]
+__all__ = ["Solution", "Solver", "find", "method", "registry", "solve", "weight"]

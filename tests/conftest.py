@@ -15,11 +15,30 @@ GOLDEN = Path(__file__).parent / "golden"
 torch.set_num_threads(1)
 
 
+def arrays(name: str) -> dict[str, torch.Tensor]:
+    """The golden arrays of a paper."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file}
+
+
 @pytest.fixture(scope="session")
 def golden() -> dict[str, torch.Tensor]:
     """Arrays computed by the published PNDM code in float64 on an exact problem."""
-    with np.load(GOLDEN / "pndm.npz") as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return arrays("pndm")
+
+
+@pytest.fixture(scope="session")
+def golden_gddim() -> dict[str, torch.Tensor]:
+    """Arrays of an independent float64 implementation of gDDIM; states there end with the axis (position, momentum)."""
+    return arrays("gddim")
+
+
+@pytest.fixture(scope="session")
+def cld(golden_gddim) -> SimpleNamespace:
+    """The mixture of the golden arrays on CLD, and their start states, ``(8, 2, 3)``."""
+    process, g = dn.CLD(), golden_gddim
+    problem = dn.Problem(process, dn.GaussianMixture(g["mix_w"], g["mix_mu"], stds=g["mix_c"]))
+    return SimpleNamespace(process=process, problem=problem, u=g["uT"].mT.contiguous())
 
 
 @pytest.fixture(scope="session")

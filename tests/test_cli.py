@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -37,7 +38,7 @@ def test_help_does_not_wait_for_torch():
     )
     run = python(code, "--help")
     assert run.returncode == 0, run.stderr
-    assert all(command in run.stdout for command in ("sample", "solvers", "order", "train"))
+    assert all(command in run.stdout for command in ("sample", "solvers", "order", "compare", "train"))
 
 
 def test_mistakes_and_refusals_are_one_line():
@@ -53,7 +54,7 @@ def test_version_and_help(call):
     from diffnum import __version__
 
     assert call("--version").output.strip() == f"diffnum {__version__}"
-    for command in ("sample", "order", "solvers", "train"):
+    for command in ("sample", "order", "compare", "solvers", "train"):
         result = call(command, "--help")
         assert result.exit_code == 0 and "diffnum" in result.output
 
@@ -114,6 +115,27 @@ def test_order_says_when_a_claim_does_not_hold(call, tmp_path):
         ("order --solver ddim --target rough", "smooth"),
         ("order --solver ddim --grid from_table", "did you mean"),
         ("order --solver ddim --out missing/x.png", "does not exist"),
+        ("compare --solver f_pmdn", "f_pndm"),
+        ("compare --solver ddim --solver pndm_variable:order=7", "order=7"),
+        ("compare --solver pndm_variable:degree=3", "no option 'degree'"),
+        ("compare --solver pndm_variable:order", "key=value"),
+        ("compare --nfe 0", "at least 1"),
+        ("compare --solver rk4 --nfe 3", "no solver fits"),
+        ("compare --solver ddim --solver heun --t-end 0", "heun"),
+        ("compare --target cifar10 --t-end 0", "leave --t-end out"),
+        ("compare --target rough", "smooth"),
+        ("compare --target nowhere.safetensors", "cannot read"),
+        ("compare --target cifar10-blurring", "blurring"),
+        ("compare --process vpp", "did you mean vp"),
+        ("compare --grid from_table", "did you mean"),
+        ("compare -n 0", "at least 1"),
+        ("compare --seed -1", "non-negative"),
+        ("compare --out missing/x.png", "--out missing/x.png: the folder"),
+        ("compare --images missing/x.png", "--images missing/x.png: the folder"),
+        ("compare --images x.npz --target cifar10", "--images x.npz must end"),
+        ("compare --images x.png", "no images"),
+        ("compare --target cifar10 --out x.png --images x.png", "name two files"),
+        ("compare --target cifar10 --solver prk:midpoint=x", "midpoint"),
     ],
 )
 def test_refusals(call, tmp_path, arguments, says):
@@ -131,6 +153,65 @@ def test_option_values_have_the_type_of_their_default():
     assert cli.solver_options(solver, given) == {"order": 3, "scale": 2.0, "flag": True, "kind": "1", "free": 0.5}
     with pytest.raises(ValueError, match="no option 'noise'"):
         cli.solver_options(solver, ["noise=1"])
+
+
+def test_compare_prints_what_the_library_measures(call, tmp_path):
+    import diffnum as dn
+    from diffnum.analysis import ladder, work_precision
+    from diffnum.targets import smooth
+
+    process = dn.VE()
+    problem = dn.Problem(process, smooth())
+    u = problem.prior((5, 4), dtype=torch.float64, seed=3)
+    names = ("ddim", "edm_heun", ("pndm_variable", {"order": 2}))
+    work = work_precision(problem, names, u, ladder(dn.grids.karras, process, t_end=0.01), (6, 12))
+
+    solvers = "--solver ddim --solver edm_heun --solver pndm_variable:order=2 --nfe 12 --nfe 6 --nfe 12"
+    rest = "--process ve --grid karras --t-end 0.01 -n 5 --seed 3 --out w.png"
+    result = call("compare", *solvers.split(), *rest.split())
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    for cells in work.cells():
+        assert " ".join(cells).split() in lines
+    assert ["best", "within", "12:", *"{} with {}, error {:.1e}".format(*work.best(12)).split()] in lines
+    assert picture(tmp_path / "w.png").shape[:2] == (600, 960)
+    assert [file.name for file in tmp_path.iterdir()] == ["w.png"]
+
+
+def test_compare_goes_on_when_a_solver_blows_up(call):
+    from diffnum.solvers import registry
+
+    def bad(problem, u, times):
+        for state in registry["ddim"](problem, u, times):
+            yield state * float("nan")
+
+    vars(bad).update(vars(registry["ddim"]))
+    registry["bad"] = bad
+    try:
+        result = call("compare", "--solver", "bad", "--solver", "ddim", "--nfe", "4")
+        alone = call("compare", "--solver", "bad", "--nfe", "4")
+    finally:
+        del registry["bad"]
+    assert result.exit_code == 0 and "lost to NaN or infinity: bad with 4" in result.stdout
+    assert "best within 4: ddim" in result.stdout
+    assert alone.exit_code == 0 and "best" not in alone.stdout
+
+
+@pytest.mark.weights
+def test_compare_on_the_network(call, tmp_path):
+    result = call("compare", "--target", "cifar10", "-n", "2", "--nfe", "2", "--nfe", "4", "--solver", "ddim",
+                  "--solver", "dpmpp_2m", "--solver", "rk4", "--images", "rows.png", "--scale", "1")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "reference: prk with 80 evaluations" in result.stdout
+    assert "rows of rows.png: ddim; dpmpp_2m; rk4; reference" in result.stdout
+    sheet = picture(tmp_path / "rows.png")
+    assert sheet.shape == (2 + 4 * 34, 2 + 2 * 34, 3)
+    rows = [sheet[2 + 34 * i : 34 + 34 * i].astype(float) for i in range(4)]
+    assert abs(rows[0] - rows[3]).mean() > 1  # two evaluations are not the reference
+    assert (
+        call("sample", "-n", "2", "--solver", "ddim", "--steps", "2", "--scale", "1", "--out", "a.png").exit_code == 0
+    )
+    assert abs(picture(tmp_path / "a.png")[2:34].astype(float) - rows[0]).max() <= 1  # same seeds, same images
 
 
 TINY = ("sample", "-n", "3", "--steps", "2", "--solver", "ddim")

@@ -1,7 +1,8 @@
 """Denoisers: callables ``D(x, sigma) = E[x0 | x0 + sigma n = x]`` with ``.eps(x, sigma) = (x - D)/sigma``."""
 
+from diffnum.denoisers.empirical import Empirical
 from diffnum.denoisers.exact import Gaussian, GaussianMixture, PointMass
 from diffnum.denoisers.network import Network, load
 from diffnum.denoisers.prediction import from_prediction
 
-__all__ = ["Gaussian", "GaussianMixture", "Network", "PointMass", "from_prediction", "load"]
+__all__ = ["Empirical", "Gaussian", "GaussianMixture", "Network", "PointMass", "from_prediction", "load"]

@@ -36,6 +36,8 @@ Parameters = tuple[Tensor, Tensor, Tensor, Tensor | None]
 TINY = 1e-200
 # How far covariances may miss symmetry or positivity, relative to their largest entry: estimates made in float32.
 SLACK = 1e-6
+# The largest event for which covariances of pixels are turned into the DCT basis, d x d numbers per component.
+DENSE = 1024
 
 
 class _Mixture:
@@ -54,6 +56,7 @@ class _Mixture:
         else:
             variances, rotations = _eigen(covs, count, self.size)
         variances = variances.reshape(count, -1).expand(count, self.size)
+        self._isotropic = rotations is None and bool((variances == variances[:, :1]).all())
         parameters: Parameters = (weights.log(), means.reshape(count, self.size), variances, rotations)
         self._copies: dict[torch.device, Parameters] = {torch.device("cpu"): parameters}
 
@@ -79,6 +82,25 @@ class _Mixture:
         """Gradient of log p(x; sigma) = -eps/sigma. Arguments and errors as for `eps`."""
         return (-self.eps(x, sigma) / spread(level(sigma, x), x.ndim)).to(x.dtype)
 
+    def posterior(self, y: Tensor, sigma: Tensor) -> Tensor:
+        r"""E[y0 | y] where y = y0 + sigma n are DCT coefficients with a noise level per frequency.
+
+        y: (B, ..., H, W) orthonormal DCT-II coefficients of the data plus noise; sigma: (H, W), positive. In the
+        coordinates :math:`z_j = y_j/\sigma_j` the noise is white of level 1, and the formula at the top of the module
+        holds with means :math:`m_j/\sigma_j` and the covariance scaled alike. Returns coefficients like y.
+
+        Raises TypeError or ValueError: events without (H, W), wrong shapes, levels that are not positive, or pixel
+        variances that differ between pixels where more than `DENSE` numbers make the d x d covariance too large.
+        """
+        r, d, C, (_, means, variances, rotations), scale = self._whitened(y, sigma)
+        out = scale * _gather(r, variances / C * d, rotations) + r[..., 0] @ means
+        return out.reshape(y.shape).to(y.dtype)
+
+    def posterior_eps(self, y: Tensor, sigma: Tensor) -> Tensor:
+        """(y - E[y0 | y])/sigma without that difference; arguments and errors as for `posterior`."""
+        r, d, C, (*_, rotations), _ = self._whitened(y, sigma)
+        return _gather(r, d / C, rotations).reshape(y.shape).to(y.dtype)
+
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """n draws from the data distribution, (n, *event) on the CPU; without a generator those of seed 0."""
         generator = generator or torch.Generator().manual_seed(0)
@@ -93,13 +115,44 @@ class _Mixture:
     def _parts(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Parameters]:
         """r (B, K, 1), deviations d (B, K, d), variances C (1 or B, K, d), and the parameters on x's device."""
         log_weights, means, variances, rotations = parameters = self._on(x.device)
-        d = self._enter(x)[:, None] - means
-        if rotations is not None:
-            d = torch.einsum("bki,kij->bkj", d, rotations)
         squared = spread(sigma, 3) ** 2
         C = variances[None] + (max(squared, TINY) if isinstance(squared, float) else squared.clamp_min(TINY))
-        log_r = log_weights - 0.5 * C.log().sum(-1) - 0.5 * (d * d / C).sum(-1)
-        return log_r.softmax(-1)[..., None], d, C, parameters
+        return *_responsibilities(self._enter(x)[:, None] - means, C, log_weights, rotations), C, parameters
+
+    def _whitened(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Parameters, Tensor]:
+        """As `_parts`, in coordinates y/sigma (means: not divided), and the scale sigma as (d,)."""
+        sigma = frequencies(y, sigma, self.shape)
+        log_weights, means, variances, rotations = self._on(y.device)
+        if self.basis == "pixel":
+            means = self._transform(means)
+        scale = sigma.expand(self.shape).reshape(-1)
+        if (self.basis == "dct" and rotations is None) or self._isotropic:
+            variances = variances / scale.square()
+        else:
+            # Singular values of a root of the covariance, not eigenvalues of it: sigma over ten orders of magnitude
+            # makes twenty in the covariance, and the small ones would drown.
+            roots = variances.sqrt()[:, None] * rotations if rotations is not None else self._dense(variances.sqrt())
+            if self.basis == "pixel":
+                roots = self._transform(roots.mT).mT
+            rotations, values, _ = torch.linalg.svd(roots / scale[:, None])
+            variances = values.square()
+        C = variances[None] + 1
+        d = (y.to(torch.float64).reshape(len(y), 1, self.size) - means) / scale
+        parameters = log_weights, means, variances, rotations
+        return *_responsibilities(d, C, log_weights, rotations), C, parameters, scale
+
+    def _dense(self, stds: Tensor) -> Tensor:
+        """Standard deviations of pixels (K, d) as diagonal matrices, where that is not too much."""
+        if self.size > DENSE:
+            raise ValueError(
+                f"stds differ between pixels, and posterior() would need {self.size} x {self.size} covariances in the "
+                "DCT basis: give one std per component, or basis='dct'"
+            )
+        return stds.diag_embed()
+
+    def _transform(self, pixels: Tensor) -> Tensor:
+        """Rows (..., d) of pixels -> rows of DCT coefficients."""
+        return dct2(pixels.reshape(*pixels.shape[:-1], *self.shape)).reshape(pixels.shape)
 
     def _enter(self, x: Tensor) -> Tensor:
         """Pixels (B, *event) in x's dtype -> coordinates (B, d) of the means, float64."""
@@ -154,6 +207,13 @@ class Gaussian(_Mixture):
                 f"or {(size, size)} (full)"
             )
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and covariance (d, d) of the data in pixels, d the number of numbers in one event; float64."""
+        _, means, variances, rotations = self._copies[torch.device("cpu")]
+        root = torch.diag(variances[0].sqrt()) if rotations is None else rotations[0] * variances[0].sqrt()
+        columns = self._leave(root.mT, torch.float64).reshape(self.size, self.size)
+        return self._leave(means, torch.float64).flatten(), columns.mT @ columns
+
 
 class GaussianMixture(_Mixture):
     """Data sum_k w_k N(m_k, C_k), the formula at the top of the module.
@@ -201,9 +261,38 @@ def level(sigma: Any, x: Any, zero: bool = False) -> float | Tensor:
     return sigma
 
 
+def frequencies(y: Any, sigma: Any, shape: tuple[int, ...]) -> Tensor:
+    """sigma (H, W) checked against y (B, *shape) with shape (..., H, W) -> float64 on y's device.
+
+    Raises TypeError or ValueError. Values on an accelerator are not looked at.
+    """
+    if len(shape) < 2:
+        raise ValueError(f"events of shape {shape} have no DCT frequencies: posterior() needs events (..., H, W)")
+    if not isinstance(y, Tensor) or not y.is_floating_point():
+        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"y is {kind}: give a floating-point tensor (batch, *event)")
+    if y.ndim == 0 or tuple(y.shape[1:]) != shape:
+        raise ValueError(f"y has shape {tuple(y.shape)}: give (batch, *event) with event shape {shape}")
+    if not isinstance(sigma, Tensor):
+        raise TypeError(f"sigma is {type(sigma).__name__}: give a tensor, one noise level per frequency, {shape[-2:]}")
+    if tuple(sigma.shape) != shape[-2:]:
+        raise ValueError(f"sigma has shape {tuple(sigma.shape)}: give one noise level per frequency, {shape[-2:]}")
+    if sigma.device.type == "cpu" and not bool(((sigma > 0) & sigma.isfinite()).all()):
+        raise ValueError("sigma contains levels that are not finite and > 0")
+    return sigma.to(y.device, torch.float64)
+
+
 def spread(value: float | Tensor, ndim: int) -> float | Tensor:
     """A number per row (B,) shaped to multiply (B, ...) with ndim axes; floats and 0-d tensors stay as they are."""
     return value.reshape(-1, *[1] * (ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
+
+
+def _responsibilities(d: Tensor, C: Tensor, log_weights: Tensor, rotations: Tensor | None) -> tuple[Tensor, Tensor]:
+    """r (B, K, 1), and the deviations d (B, K, d) turned into the eigenbases."""
+    if rotations is not None:
+        d = torch.einsum("bki,kij->bkj", d, rotations)
+    log_r = log_weights - 0.5 * C.log().sum(-1) - 0.5 * (d * d / C).sum(-1)
+    return log_r.softmax(-1)[..., None], d
 
 
 def _gather(r: Tensor, d: Tensor, rotations: Tensor | None) -> Tensor:

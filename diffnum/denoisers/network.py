@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffnum.dct import dct2, idct2
+from diffnum.dct import dct2, decay, idct2
 from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
 from diffnum.errors import DiffnumError
@@ -268,9 +268,7 @@ def blurring_time(level: float) -> float:
 def blur_damping(t: float | Tensor, blur_max: float = 10.0, d_min: float = 1e-3, n: int = 32) -> Tensor:
     """D_k(t) = d_min + (1 - d_min) exp(-Lam_k tau), tau = (blur_max sin^2(pi t/2))^2/2; t (*,) -> float64 (*, n, n)."""
     t = torch.as_tensor(t, dtype=torch.float64)
-    k = (math.pi * torch.arange(n, dtype=torch.float64, device=t.device) / n) ** 2
-    tau = (blur_max * torch.sin(t * math.pi / 2) ** 2) ** 2 / 2
-    return d_min + (1 - d_min) * torch.exp(-(k[:, None] + k) * tau[..., None, None])
+    return d_min + (1 - d_min) * decay(blur_max * torch.sin(t * math.pi / 2) ** 2, (n, n))
 
 
 def blurring_coefficients(sigma: Tensor, level: float | Tensor, v: Tensor) -> tuple[Tensor, ...]:

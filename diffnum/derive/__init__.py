@@ -4,12 +4,14 @@ Every module proves what a numeric module uses, with exact numbers and named sym
 library only. Functions return SymPy objects and print nothing: a notebook shows them, a test asserts them.
 
 ===============  =====================================================================================
-`linear_sde`     Fokker-Planck, moment equations, the probability-flow ODE of VP and VE, :math:`dy/d\sigma=\epsilon`
-`classical`      Adams-Bashforth weights (uniform and variable step), Runge-Kutta order conditions and tableaus
+`linear_sde`     Fokker-Planck, moment equations and their solutions, VP is VE, the probability-flow ODE of VP and VE
+`reversing`      Tweedie's formula, forms of one prediction, every reverse SDE with the same marginals, Gaussian flow
+`classical`      Adams-Bashforth weights, Runge-Kutta conditions and tableaus, local and global errors, stability
+`ddim`           one prediction frozen, the rest solved: DDIM, its other names, and what it is exact for
 `pndm`           the transfer map, local errors of pseudo methods, global error constants, the last step
 ===============  =====================================================================================
 
 Import the module you need: ``from diffnum.derive import pndm``.
 """
 
-__all__ = ["classical", "linear_sde", "pndm"]
+__all__ = ["classical", "ddim", "linear_sde", "pndm", "reversing"]

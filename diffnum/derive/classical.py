@@ -1,7 +1,8 @@
 r"""Classical methods, exactly: Adams-Bashforth weights and Runge-Kutta tableaus from what they must integrate.
 
 A linear multistep method is an integrated Lagrange polynomial; a Runge-Kutta method solves the order conditions of the
-rooted trees. Both are derived here with rational numbers; the numeric twins live in `diffnum.coefficients`.
+rooted trees. Both are derived here with rational numbers; the numeric twins live in `diffnum.coefficients`. What a
+method gets wrong in one step, how these errors add up, and how large a step may be are derived here too.
 Hairer, Nørsett and Wanner 1993 (Solving ODEs I) is cited as HNW.
 """
 
@@ -18,15 +19,23 @@ __all__ = [
     "adams_bashforth_error_constant",
     "adams_bashforth_variable",
     "classical_rk4",
+    "euler",
     "explicit_tableau",
+    "global_error_constant",
     "improved_euler",
     "lagrange_basis",
+    "local_error",
+    "real_stability_limit",
+    "richardson_weights",
     "rooted_trees",
     "runge_kutta_4_family",
     "runge_kutta_conditions",
+    "stability_function",
 ]
 
 HALF = sp.Rational(1, 2)
+# f(t, y) and its partial derivatives at the start of a step, for local errors
+f, f_t, f_y, f_tt, f_ty, f_yy = partial_derivatives = sp.symbols("f f_t f_y f_tt f_ty f_yy")
 Tree = tuple["Tree", ...]
 
 
@@ -153,6 +162,17 @@ def runge_kutta_conditions(p: int, tableau: Tableau | None = None) -> tuple[sp.E
 
 
 @cache
+def euler() -> Tableau:
+    r"""Euler's method, the one explicit method of one stage that solves the condition of order 1: :math:`b_1 = 1`.
+
+    HNW, section I.7. Assumes f continuous.
+    """
+    A, b, c = explicit_tableau(1)
+    (solution,) = sp.solve(runge_kutta_conditions(1), list(b), dict=True)
+    return Tableau(A, b.subs(solution), c)
+
+
+@cache
 def improved_euler() -> Tableau:
     r"""Improved Euler (Heun), solved from the conditions of order 2 with the second stage at the end of the step.
 
@@ -198,3 +218,103 @@ def classical_rk4() -> Tableau:
     A, b, c = runge_kutta_4_family()
     (solution,) = sp.solve([b[1] - b[2]], [sp.Symbol("b3")], dict=True)
     return Tableau(A.subs(solution), b.subs(solution), c)
+
+
+# ---- what one step gets wrong, and what becomes of it ---------------------------------------------------------------
+
+
+def local_error(tableau: Tableau) -> dict[int, sp.Expr]:
+    r"""Method minus exact solution after one step of y' = f(t, y): ``{1: ..., 2: ..., 3: coefficient of h^3}``.
+
+    .. math:: h \sum_i b_i k_i - \int_t^{t+h} y'\,dr = c_1 h + c_2 h^2 + c_3 h^3 + O(h^4), \qquad
+        y'' = f_t + f_y f,\quad y''' = f_{tt} + 2 f_{ty} f + f_{yy} f^2 + f_y y''
+
+    in the symbols ``f, f_t, f_y, f_tt, f_ty, f_yy`` of this module. Euler: :math:`c_2 = -\tfrac12 y''`. Improved
+    Euler: :math:`c_3 = \tfrac1{12} y''' - \tfrac14 f_y y''`. HNW, section II.1; the explicit time is ours, their
+    theorem II.2.13 has f(y). Assumes an explicit tableau and f three times differentiable.
+    """
+    A, b, c = tableau
+    h = sp.Dummy("h")
+
+    def cut(expression: sp.Expr) -> sp.Expr:  # without the powers of h above 2
+        return sum(sp.expand(expression).coeff(h, k) * h**k for k in range(3))
+
+    stages: list[sp.Expr] = []
+    for i in range(A.rows):
+        dt, dy = c[i] * h, h * sum((A[i, j] * k for j, k in enumerate(stages)), sp.S.Zero)
+        stages.append(cut(f + f_t * dt + f_y * dy + f_tt * dt**2 / 2 + f_ty * dt * dy + f_yy * dy**2 / 2))
+    second = f_t + f_y * f
+    third = f_tt + 2 * f_ty * f + f_yy * f**2 + f_y * second
+    exact = f * h + second * h**2 / 2 + third * h**3 / 6
+    error = sp.expand(h * sum(w * k for w, k in zip(b, stages, strict=True)) - exact)
+    return {k: sp.expand(error.coeff(h, k)) for k in (1, 2, 3)}
+
+
+def global_error_constant(tableau: Tableau, solution: sp.Expr, t: sp.Symbol, start: sp.Expr, end: sp.Expr) -> sp.Expr:
+    r"""The leading constant C of the global error for a linear equation y' = a(t) y: error = C h^p + O(h^{p+1}).
+
+    .. math:: C = \int_{t_0}^{t_1} P(r)\,c_{p+1}(r)\,dr, \qquad P(r) = \frac{S(t_1)}{S(r)}
+
+    `solution` is S(t), any solution that has no zero: a = S'/S, and the propagator P carries the local error, the
+    leading entry of `local_error`, to the end. Returns an unevaluated `Integral` for the solution S itself; h is the
+    signed step of a uniform grid. HNW, section II.8 (the first term of the asymptotic expansion). Assumes a tableau of
+    order 1 or 2 and S four times differentiable.
+    """
+    rate = sp.diff(solution, t) / solution
+    first, second = sp.diff(rate, t), sp.diff(rate, t, 2)
+    values = (rate * solution, first * solution, rate, second * solution, first, sp.S.Zero)
+    leading = next((c for c in local_error(tableau).values() if c != 0), None)
+    if leading is None:
+        raise ValueError("the local error has no term up to h^3: this needs a method of order 1 or 2")
+    carried = leading.subs(dict(zip(partial_derivatives, values, strict=True))) * solution.subs(t, end) / solution
+    return sp.Integral(carried, (t, start, end))
+
+
+def stability_function(tableau: Tableau) -> sp.Expr:
+    r"""What one step multiplies y by on the test equation y' = lambda y, with z = h lambda; a polynomial in ``z``.
+
+    .. math:: R(z) = 1 + z\,b^\top (I - z A)^{-1} \mathbb 1 = e^z + O(z^{p+1})
+
+    Euler 1 + z; improved Euler adds z^2/2; the classical Runge-Kutta method is the series of e^z to z^4. Hairer and
+    Wanner 1996 (Solving ODEs II), section IV.2. Assumes an explicit tableau.
+    """
+    A, b, _ = tableau
+    z = sp.Symbol("z")
+    inner, power = sp.S.One, sp.ones(A.rows, 1)
+    for k in range(1, A.rows + 1):  # A is nilpotent: the Neumann series ends
+        inner += z**k * (b.T * power)[0]
+        power = A * power
+    return sp.expand(inner)
+
+
+def real_stability_limit(method: Tableau | int) -> sp.Expr:
+    r"""The largest x such that steps with z = -x' do not grow for all x' in (0, x]; `method`: a tableau or an AB order.
+
+    .. math:: |R(-x)| \le 1, \qquad\text{Adams-Bashforth: } x = \frac{2}{\sum_j |b_j|}
+
+    2, 2 and 2.785 for Euler, improved Euler and classical Runge-Kutta (the last a root of a cubic); 2, 1, 6/11 and 3/10
+    for Adams-Bashforth 1 to 4: there the root -1 of the characteristic polynomial
+    :math:`\zeta^k - \zeta^{k-1} + x \sum_j b_j \zeta^{k-1-j}` is the first to reach the unit circle, and the signs of
+    the weights alternate. Hairer and Wanner 1996 (Solving ODEs II), sections IV.2 and V.1.
+    """
+    if isinstance(method, int):
+        return 2 / sum(abs(b) for b in adams_bashforth(method))
+    x = sp.Symbol("x", positive=True)
+    growth = stability_function(method).subs(sp.Symbol("z"), -x)
+    limits = [root for side in (1, -1) for root in sp.Poly(growth - side, x).real_roots() if root > 0]
+    return min(limits)
+
+
+def richardson_weights(*powers: int) -> tuple[sp.Rational, ...]:
+    r"""Weights of runs with steps h, h/2, h/4, ... whose combination loses the error terms h^p of the given powers.
+
+    .. math:: \sum_k w_k = 1, \qquad \sum_k w_k\,2^{-kp} = 0 \text{ for every } p; \qquad
+        \text{one power: } w = \Big(\frac{-1}{2^p - 1},\ \frac{2^p}{2^p - 1}\Big)
+
+    Coarsest first. HNW, section II.4 and II.9. Assumes an error that has an expansion in these powers of h.
+    """
+    weights = sp.symbols(f"w0:{len(powers) + 1}")
+    equations = [sum(weights) - 1]
+    equations += [sum(w * sp.Rational(1, 2 ** (k * p)) for k, w in enumerate(weights)) for p in powers]
+    (solution,) = sp.linsolve(equations, weights)
+    return tuple(solution)

@@ -9,47 +9,25 @@
 | DPM-Solver | lambda | log_snr / 2 |
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
-from numbers import Real
-from typing import Any
+from math import log
 
 import torch
 from torch import Tensor
 
-from diffnum.devices import existing
-from diffnum.noise import PRIOR, Seeded, seed_from
-from diffnum.processes.schedules import Cosine, Linear, Table
+from diffnum.processes.linear import LinearProcess, number, remember, scalars
+from diffnum.processes.schedules import COSINE_RATIO, Cosine, Linear, Table
 
 
-def scalars(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """Let a method on float64 tensors take Python floats as well, and give floats for floats."""
-
-    @wraps(function)
-    def wrapper(self: Any, *values: Tensor | float) -> Tensor | float:
-        result = function(self, *(_number(v) for v in values))
-        return result.item() if all(isinstance(v, Real) for v in values) else result
-
-    return wrapper
-
-
-class Isotropic:
+class Isotropic(LinearProcess):
     """What VP and VE share once ``alpha``, ``sigma``, ``beta`` and the exact change over a step are known."""
 
     family = "isotropic"
-    t_max: float
-    t_end: float
-    unit: float | None = None  # time between two entries of a discrete table, None for a continuous schedule
     prior_std: float
-    time_is_rho = False  # whether t itself is sigma/alpha
 
     def __init__(self) -> None:
+        super().__init__()
         self._levels: dict[float, tuple[float, float]] = {}
         self._steps: dict[tuple[float, float], tuple[float, float]] = {}
-        self._velocity: dict[float, tuple[float, float]] = {}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(t from 0 to {self.t_max:.6g})"
 
     # What a subclass states, on float64 tensors.
     def _signal(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +41,8 @@ class Isotropic:
         """Integral of F from ``frm`` to ``to``."""
         raise NotImplementedError
 
-    def _step(self, t: float, s: float) -> tuple[float, float]:
+    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
+        """alpha(to) (rho(to) - rho(frm)) without cancellation."""
         raise NotImplementedError
 
     @scalars
@@ -89,10 +68,9 @@ class Isotropic:
     def levels(self, t: float) -> tuple[float, float]:
         """``(alpha, sigma)`` at time t as Python floats, cached."""
         if t not in self._levels:
-            if not 0 <= t <= self.t_max * (1 + 1e-9):
-                raise ValueError(f"t={t:.6g} is outside the process, which lives on 0 ... {self.t_max:.6g}")
-            alpha, sigma = self._signal(_number(t))
-            _remember(self._levels, t, (alpha.item(), sigma.item()))
+            self.check_time(t)
+            alpha, sigma = self._signal(number(t))
+            remember(self._levels, t, (alpha.item(), sigma.item()))
         return self._levels[t]
 
     @scalars
@@ -119,40 +97,39 @@ class Isotropic:
                   c = \alpha_s (\rho_s - \rho_t), \qquad \rho = \sigma/\alpha
         """
         if (t, s) not in self._steps:
-            _remember(self._steps, (t, s), self._step(t, s))
+            to, frm = number(s), number(t)
+            psi = self._log_change(to, frm).exp().item()
+            remember(self._steps, (t, s), (psi, self._noise_factor(to, frm).item()))
         return self._steps[t, s]
 
-    def velocity_factors(self, t: float) -> tuple[float, float]:
-        r"""``(F, C)`` of the probability-flow velocity :math:`F x + C e`, :math:`C = G^2/(2\sigma)`, cached."""
-        if t not in self._velocity:
-            F, G2 = self._rates(_number(t))
-            _remember(self._velocity, t, (F.item(), G2.item() / (2 * self.levels(t)[1])))
-        return self._velocity[t]
+    def singular(self, t: float) -> bool:
+        """Whether there is no noise at time t."""
+        return self.levels(t)[1] == 0
 
     # The same facts as matrices, shared with phase-space and per-frequency processes: (*t, 1, 1), float64.
     def F(self, t: Tensor | float) -> Tensor:
         """Drift matrix ``(*t, 1, 1)``."""
-        return _matrix(self._rates(_number(t))[0])
+        return _matrix(self._rates(number(t))[0])
 
     def G(self, t: Tensor | float) -> Tensor:
         """Diffusion matrix ``(*t, 1, 1)``."""
-        return _matrix(self._rates(_number(t))[1].sqrt())
+        return _matrix(self._rates(number(t))[1].sqrt())
 
     def integral_F(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Integral of F from ``frm`` to ``to``, ``(*t, 1, 1)``, without cancellation."""
-        return _matrix(self._log_change(_number(to), _number(frm)))
+        return _matrix(self._log_change(number(to), number(frm)))
 
     def transition(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Fundamental matrix of the drift from ``frm`` to ``to``, ``(*t, 1, 1)``."""
         return self.integral_F(to, frm).exp()
 
     def mean(self, t: Tensor | float) -> Tensor:
-        """Factor on the clean data, ``(*t, 1, 1)``."""
-        return _matrix(self._signal(_number(t))[0])
+        """Factor on the clean data, ``(*t, 1, 1)``: alpha."""
+        return _matrix(self._signal(number(t))[0])
 
     def cholesky(self, t: Tensor | float) -> Tensor:
         """Lower root of the covariance, ``(*t, 1, 1)``: sigma."""
-        return _matrix(self._signal(_number(t))[1])
+        return _matrix(self._signal(number(t))[1])
 
     def rotation_root(self, t: Tensor | float) -> Tensor:
         """The root R of the covariance, ``(*t, 1, 1)``; in one dimension the same as :meth:`cholesky`."""
@@ -162,67 +139,39 @@ class Isotropic:
         """Covariance of the noise, ``(*t, 1, 1)``: sigma^2."""
         return self.cholesky(t) ** 2
 
-    def encode(self, x0: Tensor) -> Tensor:
-        """Data as a state: the identity."""
-        return x0
+    def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
+        r"""What the noise prediction contributes to the velocity: :math:`G^2/(2\sigma)`, ``(*t, 1, 1)``."""
+        return _matrix(self._rates(number(t))[1]) / (2 * self.root(t, K))
 
-    def decode(self, u: Tensor) -> Tensor:
-        """State as data: the identity."""
-        return u
+    def statistic(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        r"""The state as clean data plus noise: the factor :math:`1/\alpha` and the level :math:`\sigma/\alpha`."""
+        alpha, sigma = self._signal(number(t))
+        return _matrix(1 / alpha), sigma / alpha
 
-    def event_shape(self, u: Tensor) -> tuple[int, ...]:
-        """Shape of one data point inside the state ``(batch, *event)``.
+    def expansion(self, t: Tensor | float, what: str) -> tuple[Tensor | None, Tensor | None]:
+        r"""The denoiser's noise prediction is the process's own; the score is :math:`-\hat\epsilon/\sigma`."""
+        if what == "score":
+            return None, -1 / self.cholesky(t)
+        self.root(t, what)  # refuses an unknown name
+        return None, None
 
-        Raises:
-            ValueError: the state has no batch axis.
+    def reverse_step(self, to: Tensor | float, frm: Tensor | float, lam: float) -> tuple[Tensor, Tensor]:
+        r"""Step of the reverse SDE with the data prediction frozen: a power of the ratio of noise levels.
+
+        .. math:: \hat\Psi = \frac{\sigma_s}{\sigma_t} q^{\lambda^2}, \qquad P = \sigma_s^2 (1 - q^{2\lambda^2}),
+                  \qquad q = \frac{\sigma_s/\alpha_s}{\sigma_t/\alpha_t}
         """
-        if u.ndim < 2:
-            raise ValueError(f"u has shape {tuple(u.shape)}; a state is (batch, *event), so add a batch axis")
-        return tuple(u.shape[1:])
+        to, frm = number(to), number(frm)
+        psi, sigma_s, sigma_t = self._log_change(to, frm).exp(), self._signal(to)[1], self._signal(frm)[1]
+        # log q = log(1 + (rho_s - rho_t)/rho_t), with a difference that is right for small steps
+        log_q = torch.log1p((self._noise_factor(to, frm) / (psi * sigma_t)).clamp_min(-1.0))
+        power = (lam**2 * log_q).exp() if lam else torch.ones_like(log_q)  # at s = 0 log q is -inf, and 0 * inf a NaN
+        variance = -torch.expm1(2 * lam**2 * log_q) if lam else torch.zeros_like(log_q)
+        return _matrix(sigma_s / sigma_t * power), _matrix(sigma_s**2 * variance)
 
-    def prior(
-        self,
-        shape: Sequence[int],
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-        *,
-        seed: int | None = None,
-        indices: Iterable[int] | None = None,
-    ) -> Tensor:
-        """Start states: normal with the noise level of ``t_max``.
-
-        Row i is a function of the seed and of ``indices[i]`` (by default i) alone, whatever the batch, dtype or
-        device. The seed is ``seed``, or drawn from ``generator``, or 0.
-
-        Args:
-            shape: ``(batch, *event)``.
-            generator: a ``torch.Generator`` that supplies the seed and advances.
-            dtype: floating dtype of the result.
-            device: where the result is put.
-            seed: seed to use instead of a generator.
-            indices: global sample index of each row.
-
-        Raises:
-            ValueError: a size that is not positive, or ``seed`` and ``generator`` together.
-            TypeError: a dtype that is not floating.
-        """
-        if not isinstance(shape, Sequence) or not all(isinstance(n, int) for n in shape):
-            raise TypeError(f"shape={shape!r} must be (batch, *event), a tuple of integers")
-        if len(shape) < 2 or any(n < 1 for n in shape):
-            raise ValueError(f"shape={tuple(shape)} must be (batch, *event) with positive sizes")
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"dtype={dtype!r} is not a floating dtype; use torch.float32 or torch.float64")
-        if seed is not None and generator is not None:
-            raise ValueError("seed and generator are both given; the start noise has one source, leave one out")
-        source = Seeded(seed_from(generator) if seed is None else seed, indices, stream=PRIOR)
-        return (self.prior_std * source.normal(shape)).to(existing(device), dtype)
-
-    def perturb(self, x0: Tensor, t: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
-        r"""Noisy data :math:`\alpha(t) x_0 + \sigma(t) n` at a time t, or at one time per row."""
-        noise = Seeded(seed_from(generator), stream=PRIOR)(x0)
-        alpha, sigma = (rowwise(level, x0) for level in (self.alpha(t), self.sigma(t)))
-        return alpha * x0 + sigma * noise
+    def prior_root(self) -> Tensor:
+        """Standard deviation of the start states, ``(1, 1)``."""
+        return torch.full((1, 1), self.prior_std, dtype=torch.float64)
 
 
 class VP(Isotropic):
@@ -265,7 +214,9 @@ class VP(Isotropic):
 
     @property
     def knots(self) -> Tensor:
-        """Times between which a table is smooth, ``(N + 1,)``; empty for a continuous schedule."""
+        """Times at which a quadrature is cut: the levels of a table ``(N + 1,)``, or where a cosine steepens."""
+        if isinstance(self.schedule, Cosine):
+            return self.time_of_log_snr(-2 * torch.arange(log(COSINE_RATIO), dtype=torch.float64))
         size = self.schedule.size if isinstance(self.schedule, Table) else -1
         return torch.arange(size + 1, dtype=torch.float64) / size
 
@@ -285,11 +236,11 @@ class VP(Isotropic):
     def _log_change(self, to: Tensor, frm: Tensor) -> Tensor:
         return self.schedule.change(to, frm)
 
-    def _step(self, t: float, s: float) -> tuple[float, float]:
-        change = self.schedule.change(*torch.tensor([s, t], dtype=torch.float64))
-        psi, (_, sigma_t), (_, sigma_s) = change.exp().item(), self.levels(t), self.levels(s)
-        # alpha_s (rho_s - rho_t), rationalised: the difference of the squared ratios is an expm1
-        return psi, psi * torch.expm1(-2 * change).item() / (sigma_t + sigma_s / psi)
+    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
+        change = self.schedule.change(to, frm)
+        psi, sigma_to, sigma_frm = change.exp(), self._signal(to)[1], self._signal(frm)[1]
+        # rationalised: the difference of the squared ratios is an expm1
+        return psi * torch.expm1(-2 * change) / (sigma_frm + sigma_to / psi)
 
     @scalars
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -324,40 +275,13 @@ class VE(Isotropic):
     def _log_change(self, to: Tensor, frm: Tensor) -> Tensor:
         return torch.zeros_like(to + frm)
 
-    def _step(self, t: float, s: float) -> tuple[float, float]:
-        return 1.0, s - t
+    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
+        return to - frm
 
     @scalars
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Time at which the log signal-to-noise ratio has the given value: the inverse of :meth:`log_snr`."""
         return torch.exp(-log_snr / 2)
-
-
-def rowwise(value: Tensor | float, u: Tensor) -> Tensor | float:
-    """A level ready to multiply a state: a float stays, one value per row gets trailing axes and the state's dtype.
-
-    Raises:
-        ValueError: neither one value nor one per row.
-    """
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim > 1 or (value.ndim == 1 and len(value) not in (1, len(u))):
-        raise ValueError(f"t has shape {tuple(value.shape)}: give one time, or one per row, ({len(u)},)")
-    return value.to(u.device, u.dtype).reshape(-1, *(1,) * (u.ndim - 1)) if value.ndim else value.to(u.device, u.dtype)
-
-
-def _number(t: Any) -> Tensor:
-    """A time or level as a float64 tensor, where it stands; lists and arrays count as tensors."""
-    try:
-        return torch.as_tensor(t, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"t={t!r} is not a number or a tensor of numbers") from error
-
-
-def _remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
-    if len(cache) >= 100_000:  # far more than any grid; an adaptive integrator asks for new times without end
-        cache.clear()
-    cache[key] = value
 
 
 def _matrix(value: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 r"""Classical methods on the probability-flow ODE itself, :math:`du/dt = v(u, t)`: what PNDM is compared with."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 
 from torch import Tensor
@@ -38,8 +38,9 @@ def heun(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     """
     move = partial(straight, problem)
     for t, s in pairwise(times):
-        k = improved_euler(problem.velocity, move, u, problem.velocity(u, t), t, s)
-        u = straight(problem, u, k, t, s)
+        bar = improved_euler(problem.velocity, move, u, problem.velocity(u, t), t, s)
+        u = straight(problem, u, bar, t, s)
+        del bar
         yield u
 
 
@@ -53,22 +54,27 @@ def rk4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     """
     move = partial(straight, problem)
     for t, s in pairwise(times):
-        k = runge_kutta(problem.velocity, move, u, problem.velocity(u, t), t, (t + s) / 2, s)
-        u = straight(problem, u, k, t, s)
+        bar = runge_kutta(problem.velocity, move, u, problem.velocity(u, t), t, (t + s) / 2, s)
+        u = straight(problem, u, bar, t, s)
+        del bar
         yield u
+
+
+@lru_cache(maxsize=64)
+def grid_weights(times: tuple[float, ...], order: int) -> list[tuple[float, ...]]:
+    """Adams-Bashforth weights of every step of a grid, newest first; none for the steps of the start."""
+    steps = enumerate(pairwise(times))
+    return [adams_weights(times[i - order + 1 : i + 1][::-1], t, s) if i >= order - 1 else () for i, (t, s) in steps]
 
 
 def _adams(problem: Problem, u: Tensor, times: list[float], order: int) -> Iterator[Tensor]:
     """Adams-Bashforth with the weights of the actual times, started with Runge-Kutta."""
-    move, past = partial(straight, problem), []
-    for i, (t, s) in enumerate(pairwise(times)):
-        k = problem.velocity(u, t)
-        past = [k, *past[: order - 1]]
-        if i < order - 1:
-            bar = runge_kutta(problem.velocity, move, u, k, t, (t + s) / 2, s)
-        else:
-            bar = combine(adams_weights(times[i : i - order if i >= order else None : -1], t, s), past)
-        u = straight(problem, u, bar, t, s)
+    move, past, weights = partial(straight, problem), [], grid_weights(tuple(times), order)
+    for (t, s), w in zip(pairwise(times), weights, strict=True):
+        past = [problem.velocity(u, t), *past]
+        bar = combine(w, past) if w else runge_kutta(problem.velocity, move, u, past[0], t, (t + s) / 2, s)
+        u, past = straight(problem, u, bar, t, s), past[: order - 1]
+        del bar  # a state less in memory while the network runs
         yield u
 
 
@@ -130,11 +136,12 @@ def fon(problem: Problem, u: Tensor, times: list[float], published: bool = False
 
     for i, (t, s) in enumerate(pairwise(times)):
         k = drift(u, problem.eps(u, t), t)
-        past = [k, *past[:3]]
+        past = [k, *past]
         if i < 3:
             at = partial(lambda u0, t0, u, m: drift(u0, problem.eps(u, m), t0), u, t) if published else problem.velocity
-            k = runge_kutta(at, partial(straight, problem), u, k, t, (t + s) / 2, s)
+            bar = runge_kutta(at, partial(straight, problem), u, k, t, (t + s) / 2, s)
         else:
-            k = combine(weights, past)
-        u = straight(problem, u, k, t, s)
+            bar = combine(weights, past)
+        u, past = straight(problem, u, bar, t, s), past[:3]
+        del bar
         yield u

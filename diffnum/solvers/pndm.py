@@ -13,7 +13,7 @@ nodes :math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 
 """
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -28,12 +28,27 @@ PAPER = "Liu et al. 2022, arXiv:2202.09778"
 MIDPOINTS = ("t", "sigma")  # as published; in the middle of rho
 
 
-def middle(problem: Problem, t: float, s: float, midpoint: str) -> float:
+@lru_cache(maxsize=4096)
+def middle(process: Any, t: float, s: float, midpoint: str) -> float:
     """Time of the Runge-Kutta stages: half way in t, as published, or half way in sigma/alpha."""
     if midpoint == "t":
         return (t + s) / 2
-    rho_t, rho_s = (sigma / alpha for alpha, sigma in map(problem.process.levels, (t, s)))
-    return problem.process.time_of_rho((rho_t + rho_s) / 2)
+    rho_t, rho_s = (sigma / alpha for alpha, sigma in map(process.levels, (t, s)))
+    return process.time_of_rho((rho_t + rho_s) / 2)
+
+
+@lru_cache(maxsize=64)
+def grid_weights(process: Any, times: tuple[float, ...], order: int, variable: str) -> list[tuple[float, ...]]:
+    """Weights of every step of a grid for :func:`pndm_variable`, newest first; none for the steps of the start."""
+    ratios = [sigma / alpha for alpha, sigma in map(process.levels, times)]
+    nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
+    kinks = process.rho(process.knots).tolist() if theta and process.unit else ()
+    return [
+        adams_weights(nodes[i - order + 1 : i + 1][::-1], ratios[i], ratios[i + 1], theta, kinks)
+        if i >= order - 1
+        else ()
+        for i in range(len(times) - 1)
+    ]
 
 
 def _in_rho(choice: str, process: Any, in_time: str) -> bool:
@@ -60,8 +75,9 @@ def prk(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") ->
     """
     move = partial(transfer, problem)
     for t, s in pairwise(times):
-        bar = runge_kutta(problem.eps, move, u, problem.eps(u, t), t, middle(problem, t, s, midpoint), s)
+        bar = runge_kutta(problem.eps, move, u, problem.eps(u, t), t, middle(problem.process, t, s, midpoint), s)
         u = transfer(problem, u, bar, t, s)
+        del bar
         yield u
 
 
@@ -85,6 +101,7 @@ def s_pndm(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
         e = problem.eps(u, t)
         bar = improved_euler(problem.eps, move, u, e, t, s) if old is None else combine(weights, (e, old))
         u, old = transfer(problem, u, bar, t, s), e
+        del bar  # a state less in memory while the network runs
         yield u
 
 
@@ -114,12 +131,13 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
     move, weights, past = partial(transfer, problem), adams_bashforth(4), []
     for i, (t, s) in enumerate(pairwise(times)):
         e = problem.eps(u, t)
-        past = [e, *past[:3]]
+        past = [e, *past]
         if i < 3:
-            bar = runge_kutta(problem.eps, move, u, e, t, middle(problem, t, s, midpoint), s)
+            bar = runge_kutta(problem.eps, move, u, e, t, middle(problem.process, t, s, midpoint), s)
         else:
             bar = combine(weights, past)
-        u = transfer(problem, u, bar, t, s)
+        u, past = transfer(problem, u, bar, t, s), past[:3]
+        del bar
         yield u
 
 
@@ -140,12 +158,13 @@ def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     move, past = partial(transfer, problem), []
     for t, s in pairwise(times):
         e = problem.eps(u, t)
-        past = [e, *past[:3]]
+        past = [e, *past]
         if len(past) == 1:
             bar = improved_euler(problem.eps, move, u, e, t, s)
         else:
             bar = combine(adams_bashforth(len(past)), past)
-        u = transfer(problem, u, bar, t, s)
+        u, past = transfer(problem, u, bar, t, s), past[:3]
+        del bar
         yield u
 
 
@@ -178,18 +197,11 @@ def pndm_variable(
         ValueError: an order or variable outside these.
     """
     process, move, past = problem.process, partial(transfer, problem), []
-    ratios = [sigma / alpha for alpha, sigma in map(process.levels, times)]
-    nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
-    kinks = process.rho(process.knots).tolist() if theta and process.unit else ()
-    weights = [
-        adams_weights(nodes[i - order + 1 : i + 1][::-1], ratios[i], ratios[i + 1], theta, kinks)
-        if i >= order - 1
-        else ()
-        for i in range(len(times) - 1)
-    ]
+    weights = grid_weights(process, tuple(times), order, variable)
     for (t, s), w in zip(pairwise(times), weights, strict=True):
         e = problem.eps(u, t)
-        past = [e, *past[: order - 1]]
-        bar = combine(w, past) if w else runge_kutta(problem.eps, move, u, e, t, middle(problem, t, s, "sigma"), s)
-        u = transfer(problem, u, bar, t, s)
+        past = [e, *past]
+        bar = combine(w, past) if w else runge_kutta(problem.eps, move, u, e, t, middle(process, t, s, "sigma"), s)
+        u, past = transfer(problem, u, bar, t, s), past[: order - 1]
+        del bar
         yield u

@@ -1,0 +1,324 @@
+"""What every linear process shares: start states, noising, and the coefficients of its fields in the form states meet.
+
+.. math:: du = F(t) u \\, dt + G(t) \\, dw, \\qquad
+          u_t = \\text{mean}(t) \\, x_0 + K_t n, \\qquad K_t K_t^T = \\text{cov}(t)
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffnum.coefficients import Coefficient, act, ready
+from diffnum.devices import existing
+from diffnum.noise import PRIOR, Seeded, seed_from
+
+ROOTS = ("R", "L")
+
+
+def scalars(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Let a method on float64 tensors take Python floats as well, and give floats for floats."""
+
+    @wraps(function)
+    def wrapper(self: Any, *values: Tensor | float) -> Tensor | float:
+        result = function(self, *(number(v) for v in values))
+        return result.item() if all(isinstance(v, Real) for v in values) else result
+
+    return wrapper
+
+
+def number(t: Any) -> Tensor:
+    """A time or level as a float64 tensor, where it stands; lists and arrays count as tensors."""
+    try:
+        return torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"t={t!r} is not a number or a tensor of numbers") from error
+
+
+def remember(cache: dict[Any, Any], key: Any, value: Any) -> Any:
+    """Keep a value in a cache of bounded size, and return it."""
+    if len(cache) >= 100_000:  # far more than any grid; an adaptive integrator asks for new times without end
+        cache.clear()
+    cache[key] = value
+    return value
+
+
+class LinearProcess:
+    """A linear diffusion process; a subclass states F, G, transition, mean, cov and the roots of the covariance.
+
+    All coefficients are float64 tensors ``(*t, *freq, k, k)``, ``mean`` ``(*t, *freq, k, 1)``; ``freq`` is ``(H, W)``
+    for blurring and empty elsewhere, k is 2 on phase space and 1 elsewhere.
+    """
+
+    family: str
+    t_max: float
+    t_end: float
+    unit: float | None = None  # time between two entries of a discrete table, None for a continuous schedule
+    time_is_rho = False  # whether t itself is sigma/alpha
+    # The papers' last step to clean data: "data" predicts them, "euler" is one step along the drift, "none" is none.
+    ending = "data"
+    final_lam: float | None = None  # weight of the noise in that drift; None: that of the equation solved so far
+
+    def __init__(self) -> None:
+        self._forms: dict[Any, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(t from 0 to {self.t_max:.6g})"
+
+    # What a subclass states, on floats and float64 tensors.
+    def F(self, t: Tensor | float) -> Tensor:
+        """Drift matrix ``(*t, *freq, k, k)``."""
+        raise NotImplementedError
+
+    def G(self, t: Tensor | float) -> Tensor:
+        """Diffusion matrix ``(*t, *freq, k, k)``."""
+        raise NotImplementedError
+
+    def integral_F(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
+        """Integral of F from ``frm`` to ``to``, ``(*t, *freq, k, k)``, without cancellation."""
+        raise NotImplementedError
+
+    def transition(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
+        """Fundamental matrix of the drift from ``frm`` to ``to``, ``(*t, *freq, k, k)``."""
+        raise NotImplementedError
+
+    def mean(self, t: Tensor | float) -> Tensor:
+        """Factor on the clean data, ``(*t, *freq, k, 1)``."""
+        raise NotImplementedError
+
+    def cov(self, t: Tensor | float) -> Tensor:
+        """Covariance of the noise, ``(*t, *freq, k, k)``."""
+        raise NotImplementedError
+
+    def cholesky(self, t: Tensor | float) -> Tensor:
+        """The lower triangular root L of the covariance, ``(*t, *freq, k, k)``."""
+        raise NotImplementedError
+
+    def rotation_root(self, t: Tensor | float) -> Tensor:
+        r"""The root R of the covariance with :math:`R' = (F + \tfrac12 G G^T \Sigma^{-1}) R`, ``(*t, *freq, k, k)``."""
+        raise NotImplementedError
+
+    def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
+        r"""What the noise prediction contributes to the velocity, :math:`\tfrac12 G G^T K^{-T}`, ``(*t, *freq, k, k)``.
+
+        The probability-flow ODE is :math:`\dot u = F u + \tfrac12 G G^T K^{-T} \epsilon_K`.
+        """
+        raise NotImplementedError
+
+    def statistic(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """How a state looks to a denoiser: a row ``(*t, *freq, 1, k)`` that turns it into clean data plus white
+        noise, and the standard deviation of that noise, ``(*t, *freq)``."""
+        raise NotImplementedError
+
+    def expansion(self, t: Tensor | float, what: str) -> tuple[Tensor | None, Tensor | None]:
+        r"""A field as :math:`A u + b \hat\epsilon`, where :math:`\hat\epsilon` is the denoiser's noise prediction.
+
+        Args:
+            t: time.
+            what: ``"R"`` or ``"L"`` for the noise prediction with that root, or ``"score"``.
+
+        Returns:
+            A ``(*t, *freq, k, k)`` and b ``(*t, *freq, k, 1)``; None stands for A = 0 and for b = 1.
+        """
+        raise NotImplementedError
+
+    def reverse_step(self, to: Tensor | float, frm: Tensor | float, lam: float) -> tuple[Tensor, Tensor]:
+        r"""Exact step of the reverse SDE of weight lambda with the data prediction frozen: transition and covariance.
+
+        .. math:: \hat\Psi' = \bigl(F + \tfrac{1 + \lambda^2}{2} G G^T \Sigma^{-1}\bigr) \hat\Psi, \qquad
+                  P = \Sigma_s - \hat\Psi \Sigma_t \hat\Psi^T
+
+        Args:
+            to, frm: the step from t = ``frm`` down to s = ``to``.
+            lam: weight of the noise; 0 is the probability-flow ODE, 1 the reverse SDE.
+
+        Returns:
+            :math:`\hat\Psi(s, t)` and P, both ``(*t, *freq, k, k)``.
+
+        Source: Zhang, Tao and Chen 2023, arXiv:2206.05564; the closed forms are ours.
+        """
+        raise NotImplementedError
+
+    def rho(self, t: Any) -> Any:
+        """Noise-to-signal ratio: the noise level that the denoiser sees."""
+        raise NotImplementedError
+
+    def time_of_rho(self, rho: Any) -> Any:
+        """Time at which the noise-to-signal ratio has the given value: the inverse of :meth:`rho`."""
+        raise NotImplementedError
+
+    def log_snr(self, t: Any) -> Any:
+        r"""Log signal-to-noise ratio :math:`-2 \log \rho(t)`; infinite where there is no noise."""
+        return -2 * number(self.rho(t)).log() if isinstance(t, Tensor) else -2 * number(self.rho(t)).log().item()
+
+    def time_of_log_snr(self, log_snr: Any) -> Any:
+        """Time at which the log signal-to-noise ratio has the given value: the inverse of :meth:`log_snr`."""
+        ratio = (-number(log_snr) / 2).exp()
+        return self.time_of_rho(ratio if isinstance(log_snr, Tensor) else ratio.item())
+
+    @property
+    def knots(self) -> Tensor:
+        """Times at which a quadrature is cut; empty where coefficients are smooth and vary by order one."""
+        return torch.zeros(0, dtype=torch.float64)
+
+    def singular(self, t: float) -> bool:
+        """Whether the noise has a direction without variance at time t, where no noise prediction exists."""
+        raise NotImplementedError
+
+    # What follows from it.
+    def calls(self, denoiser: Any) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        """What to call for the clean data and for the noise prediction of a denoiser.
+
+        Raises:
+            TypeError: the denoiser cannot serve this process.
+        """
+        if not hasattr(denoiser, "eps"):
+            raise TypeError(f"denoiser={denoiser!r} has no eps(x, sigma); wrap a model with dn.from_prediction")
+        return denoiser, denoiser.eps
+
+    def root(self, t: Tensor | float, K: str) -> Tensor:
+        """The root of that name: ``"R"`` (:meth:`rotation_root`) or ``"L"`` (:meth:`cholesky`).
+
+        Raises:
+            ValueError: another name.
+        """
+        if K not in ROOTS:
+            raise ValueError(f"K={K!r} must be 'R' or 'L'")
+        return self.rotation_root(t) if K == "R" else self.cholesky(t)
+
+    def check_time(self, t: float) -> None:
+        """Refuse a time outside the process.
+
+        Raises:
+            ValueError: t is not in 0 ... t_max.
+        """
+        if not 0 <= t <= self.t_max * (1 + 1e-9):
+            raise ValueError(f"t={t:.6g} is outside the process, which lives on 0 ... {self.t_max:.6g}")
+
+    def reading(self, t: float, u: Tensor) -> tuple[Coefficient | None, float | Tensor]:
+        """:meth:`statistic` in the form that u meets, cached; None for the factor 1."""
+        key = ("reading", t, u.dtype, u.device)
+        if key not in self._forms:
+            self._refuse_singular(t)
+            row, level = self.statistic(t)
+            form = ready(row, u)
+            value = (
+                None if isinstance(form, float) and form == 1 else form,
+                level.item() if level.ndim == 0 else level,
+            )
+            return remember(self._forms, key, value)
+        return self._forms[key]
+
+    def expanded(self, t: float, what: str, u: Tensor) -> tuple[Coefficient | None, Coefficient | None]:
+        """:meth:`expansion` in the form that u meets, cached."""
+        key = (what, t, u.dtype, u.device)
+        if key not in self._forms:
+            self._refuse_singular(t)
+            return remember(self._forms, key, tuple(A if A is None else ready(A, u) for A in self.expansion(t, what)))
+        return self._forms[key]
+
+    def velocity_factors(self, t: float, u: Tensor) -> tuple[Coefficient, Coefficient]:
+        r"""``(F, gain)`` of the probability-flow velocity :math:`F u + \tfrac12 G G^T R^{-T} \epsilon_R`, cached."""
+        key = ("velocity", t, u.dtype, u.device)
+        if key not in self._forms:
+            self._refuse_singular(t)
+            return remember(self._forms, key, (ready(self.F(t), u), ready(self.gain(t), u)))
+        return self._forms[key]
+
+    def _refuse_singular(self, t: float) -> None:
+        self.check_time(t)
+        if self.singular(t):
+            raise ValueError(f"t={t} has no noise, so the noise prediction is undefined there; end the grid above it")
+
+    def coordinates(self, x0: Tensor) -> Tensor:
+        """Data in the coordinates in which the process acts: the data themselves, or their DCT for blurring."""
+        return x0
+
+    def data(self, y: Tensor) -> Tensor:
+        """The inverse of :meth:`coordinates`."""
+        return y
+
+    def encode(self, x0: Tensor) -> Tensor:
+        """Data as a state."""
+        return self.coordinates(x0)
+
+    def decode(self, u: Tensor) -> Tensor:
+        """State as data."""
+        return self.data(u)
+
+    def event_shape(self, u: Tensor) -> tuple[int, ...]:
+        """Shape of one data point inside the state ``(batch, *event)``.
+
+        Raises:
+            ValueError: the state has no batch axis.
+        """
+        if u.ndim < 2:
+            raise ValueError(f"u has shape {tuple(u.shape)}; a state is (batch, *event), so add a batch axis")
+        return tuple(u.shape[1:])
+
+    def state_shape(self, shape: Sequence[int], data: bool = False) -> tuple[int, ...]:
+        """Shape of the states for a shape of data or of states; ``data`` says that it is one of data."""
+        return tuple(shape)
+
+    def prior_root(self) -> Tensor:
+        """Lower root of the covariance of the start states, ``(k, k)``."""
+        return torch.eye(1, dtype=torch.float64)
+
+    def prior(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        *,
+        seed: int | None = None,
+        indices: Iterable[int] | None = None,
+    ) -> Tensor:
+        """Start states: normal, with the stationary covariance of the process (for VE the noise level of ``t_max``).
+
+        Row i is a function of the seed and of ``indices[i]`` (by default i) alone, whatever the batch, dtype or
+        device. The seed is ``seed``, or drawn from ``generator``, or 0.
+
+        Args:
+            shape: ``(batch, *event)``; on phase space also the state's own ``(batch, 2, *event)``.
+            generator: a ``torch.Generator`` that supplies the seed and advances.
+            dtype: floating dtype of the result.
+            device: where the result is put.
+            seed: seed to use instead of a generator.
+            indices: global sample index of each row.
+
+        Raises:
+            ValueError: a size that is not positive, or ``seed`` and ``generator`` together.
+            TypeError: a dtype that is not floating.
+        """
+        if not isinstance(shape, Sequence) or not all(isinstance(n, int) for n in shape):
+            raise TypeError(f"shape={shape!r} must be (batch, *event), a tuple of integers")
+        if len(shape) < 2 or any(n < 1 for n in shape):
+            raise ValueError(f"shape={tuple(shape)} must be (batch, *event) with positive sizes")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype={dtype!r} is not a floating dtype; use torch.float32 or torch.float64")
+        if seed is not None and generator is not None:
+            raise ValueError("seed and generator are both given; the start noise has one source, leave one out")
+        source = Seeded(seed_from(generator) if seed is None else seed, indices, stream=PRIOR)
+        return act(self.prior_root(), source.normal(self.state_shape(shape))).to(existing(device), dtype)
+
+    def perturb(self, x0: Tensor, t: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
+        r"""Noisy data :math:`\text{mean}(t) x_0 + L_t n` at a time t, or at one time per row."""
+        noise, t = Seeded(seed_from(generator), stream=PRIOR)(self.encode(x0)), row_times(t, x0)
+        return act(self.mean(t), self.coordinates(x0)) + act(self.cholesky(t), noise)
+
+
+def row_times(t: Tensor | float, u: Tensor) -> Tensor | float:
+    """A time, or one time per row of u, as a process takes it.
+
+    Raises:
+        ValueError: neither one time nor one per row.
+    """
+    if not isinstance(t, Tensor):
+        return t
+    if t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, len(u))):
+        raise ValueError(f"t has shape {tuple(t.shape)}: give one time, or one per row, ({len(u)},)")
+    return t.reshape(()) if t.numel() == 1 else t

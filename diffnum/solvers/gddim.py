@@ -1,0 +1,130 @@
+r"""gDDIM: exponential multistep methods for every linear diffusion (Zhang, Tao and Chen 2023, arXiv:2206.05564).
+
+| paper | here |
+|---|---|
+| Psi(t, s), Sigma_t | transition(t, s), cov(t) |
+| K_t, L_t, R_t | K = "R" or "L": rotation_root(t), cholesky(t) |
+| v | m, the momentum |
+| order q (a polynomial degree) | order = q + 1, the number of nodes |
+| step from t to s < t | the same |
+
+With the noise :math:`\epsilon_K = -K^T \nabla \log p` the probability-flow ODE is
+:math:`\dot u = F u + \tfrac12 G G^T K^{-T} \epsilon_K`; its linear part is solved exactly, and the noise is extrapolated
+by a polynomial in t. Coefficients are 1x1 (VP, VE), 2x2 (phase space) or one per frequency (blurring), and nothing
+below knows which.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffnum.coefficients import combine, exponential_weights, lower_root, ready
+from diffnum.noise import Noise
+from diffnum.problem import Problem
+from diffnum.runner import method, weight
+
+PAPER = "Zhang, Tao and Chen 2023, arXiv:2206.05564"
+FAMILIES = ("isotropic", "phase_space", "blurring")
+
+
+def _order(
+    grid: str = "log_snr",
+    process: Any = None,
+    order: int = 3,
+    K: str = "R",
+    corrector: str | None = None,
+    start: float | None = None,
+) -> int:
+    """Order of convergence: the short history of the first steps caps it unless the noise stands still there."""
+    family = getattr(process, "family", "phase_space")
+    still = start is None or process is None or start > 0.999 * process.t_max
+    capped = not still or (K == "L" and family == "phase_space")
+    return min(order, 2 if capped else 4) + (corrector is not None)
+
+
+@method(
+    order=_order,
+    nfe=lambda n, order=3, K="R", corrector=None: {None: n, "pec": n + 1, "pece": 2 * n}[corrector],
+    paper=f"{PAPER}, section 4 and algorithm 1",
+    families=FAMILIES,
+    exact_for="a point mass with K = R, in one step",
+    reaches_zero=lambda n, order=3, K="R", corrector=None: corrector is None,
+    values={"order": (1, 2, 3, 4), "K": ("R", "L"), "corrector": (None, "pec", "pece")},
+    register=True,
+)
+def gddim(
+    problem: Problem, u: Tensor, times: list[float], order: int = 3, K: str = "R", corrector: str | None = None
+) -> Iterator[Tensor]:
+    r"""gDDIM: the exponential Adams-Bashforth method in time, with an optional Adams-Moulton corrector.
+
+    .. math:: u_{i+1} = \Psi u_i + \sum_{j<q} C_{ij} \, \epsilon_{i-j}, \qquad
+              C_{ij} = \int_{t_i}^{t_{i+1}} \tfrac12 \Psi(t_{i+1}, \tau) \, G G^T K_\tau^{-T} \, l_j(\tau) \, d\tau
+
+    with the Lagrange polynomials of the last q nodes, fewer in the first steps. The corrector repeats the step with
+    the node :math:`t_{i+1}` added, where the noise is that of the prediction. Order q, with a corrector q + 1, when
+    the short history of the first steps does no harm: from the prior, with K = R, it does none, because
+    :math:`\epsilon_R` hardly changes there. Started further down, or with K = L on phase space, where
+    :math:`\epsilon_L` rotates, the first step caps the order at 2 (3 with a corrector).
+    State ``(batch, *event)``, on phase space ``(batch, 2, *event)``.
+
+    Args:
+        order: q, from 1 to 4; order 1 with K = R is deterministic gDDIM, and DDIM on VP and VE.
+        K: "R", with which a point mass is solved exactly in one step, or "L", as CLD was published.
+        corrector: None; "pec" keeps the noise of the prediction, n + 1 evaluations; "pece" evaluates again, 2n.
+    """
+    process, past = problem.process, []
+    tables = [exponential_weights(process, times, order, K, ahead) for ahead in (False, True)[: 2 if corrector else 1]]
+    predict, *correct = [[[ready(C, u) for C in step] for step in table] for table in tables]
+    linear = [ready(process.transition(s, t), u) for t, s in pairwise(times)]
+    e = None
+    for i, (t, s) in enumerate(pairwise(times)):
+        past = [problem.eps(u, t, K) if e is None else e, *past[: order - 1]]
+        v = combine((linear[i], *predict[i]), (u, *past))
+        if corrector:
+            e = problem.eps(v, s, K)
+            v = combine((linear[i], *correct[0][i]), (u, e, *past))
+            e = e if corrector == "pec" else None
+        u = v
+        yield u
+
+
+@method(
+    weak_order=1,
+    nfe=lambda n, lam=1.0: n,
+    paper=f"{PAPER}, section 5, with the transpose that the released code lacks",
+    kind="sde",
+    families=FAMILIES,
+    exact_for="the law of data at one point, for every lambda, in one step",
+    values={"lam": weight},
+    register=True,
+)
+def gddim_sde(problem: Problem, u: Tensor, times: list[float], lam: float = 1.0, *, noise: Noise) -> Iterator[Tensor]:
+    r"""Stochastic gDDIM: the exact step of the reverse SDE with the data prediction frozen.
+
+    .. math:: u_{i+1} \sim N\bigl(\Psi u_i + (\hat\Psi - \Psi) R_{t_i} \epsilon_R, \, P\bigr), \qquad
+              P = \Sigma_{t_{i+1}} - \hat\Psi \Sigma_{t_i} \hat\Psi^T
+
+    :math:`\hat\Psi` solves :math:`\hat\Psi' = (F + \tfrac{1 + \lambda^2}{2} G G^T \Sigma^{-1}) \hat\Psi`. Lambda 0 is
+    :func:`gddim` of order 1; on VP lambda 1 is ancestral sampling. One evaluation and one draw a step, the last one
+    included. State ``(batch, *event)``, on phase space ``(batch, 2, *event)``.
+
+    Args:
+        lam: weight of the noise, at least 0.
+        noise: source of standard normal draws; its numbers are multiplied by the lower Cholesky factor of P.
+
+    Raises:
+        ValueError: lam is negative or not finite.
+    """
+    process = problem.process
+    grid = torch.tensor(times, dtype=torch.float64)
+    frm, to = grid[:-1], grid[1:]
+    through, P = process.reverse_step(to, frm, lam)
+    direct = process.transition(to, frm)
+    gain = (through - direct) @ process.rotation_root(frm)
+    tables = [[ready(A, u) for A in table] for table in (direct, gain, lower_root(P))]
+    for t, *coefficients in zip(times[:-1], *tables, strict=True):
+        u = combine(coefficients, (u, problem.eps(u, t), noise(u)))
+        yield u

@@ -1,0 +1,138 @@
+"""Run all benchmarks, print the tables, write `book/results/bench.json`, and exit with 1 where a limit is broken.
+
+OMP_NUM_THREADS=1 python -m tests.benchmarks [--quick] [--out FILE]
+"""
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from diffnum.files import write
+from diffnum.solvers import registry
+from tests.benchmarks import overhead
+
+ROOT = Path(__file__).resolve().parents[2]
+RATIO, THROUGHPUT, EXTRA, EMPIRICAL = 1.3, 0.97, 3, 1.5  # the limits of the issue
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on, without names or paths."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Three significant digits, in everything."""
+    if isinstance(value, float):
+        return float(f"{value:.3g}")
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    return [rounded(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def broken(result: dict[str, Any]) -> list[str]:
+    """The limits that do not hold, in words."""
+    found = []
+    lerps = {row.solver: row.lerps for row in overhead.ROWS if row.lerps}
+    for name, row in result["overhead"]["solvers"].items():
+        if row["ratio"] > RATIO:
+            found.append(f"{name}: {row['ratio']:.2f} times its hand-written form, {RATIO} allowed")
+        if row["lerps"] > lerps.get(name, float("inf")):
+            found.append(f"{name}: {row['lerps']:.1f} passes of torch.lerp, {lerps[name]} allowed")
+        if row["states"] > row["history"] + EXTRA:
+            found.append(f"{name}: {row['states']:.1f} states of memory, {row['history'] + EXTRA} allowed")
+    if result["throughput"]["fraction"] < THROUGHPUT:
+        found.append(f"throughput: {result['throughput']['fraction']:.3f} of the network's own, {THROUGHPUT} asked for")
+    empirical = result.get("empirical", {}).get("largest_ratio", 0)
+    if empirical > EMPIRICAL:
+        found.append(f"Empirical: {empirical:.2f} times its two matrix products, {EMPIRICAL} allowed")
+    return found
+
+
+def show(result: dict[str, Any]) -> None:
+    """The tables on the terminal."""
+    console, bench = Console(width=140), result["overhead"]
+    quartiles = " to ".join(f"{q:.1f}" for q in bench["lerp_quartiles_us"])
+    console.print(f"{result['machine']}", markup=False)
+    console.print(f"one torch.lerp pass: {bench['lerp_us']:.1f} us (quartiles {quartiles})")
+    table = Table(box=SIMPLE_HEAD, title="per network evaluation, network excluded", title_justify="left")
+    for header in ("solver", "us", "lerps", "(min)", "by hand", "ratio", "(min)", "(halves)", "passes", "states",
+                   "first grid us"):  # fmt: skip
+        table.add_column(header, justify="left" if header == "solver" else "right")
+    for name, row in bench["solvers"].items():
+        halves = " ".join(f"{half:.2f}" for half in row["ratio_halves"])
+        table.add_row(
+            name, f"{row['us']:.0f}", f"{row['lerps']:.1f}", f"{row['lerps_min']:.1f}", f"{row['hand_lerps']:.1f}",
+            f"{row['ratio']:.2f}", f"{row['ratio_min']:.2f}", halves, f"{row['passes']}",
+            f"{row['states']:.0f} <= {row['history']}+{EXTRA}", f"{row['first_grid_us']:.0f}",
+        )  # fmt: skip
+    console.print(table, markup=False)
+    run = result["throughput"]
+    console.print(
+        f"throughput of {run['solver']} at batch {run['batch']}: {run['fraction']:.3f} of the network's own "
+        f"(minima {run['fraction_min']:.3f}; neighbouring calls of the network differ by {run['network_jitter']:.3f})"
+    )
+    if "empirical" in result:
+        console.print(f"Empirical: {result['empirical']}", markup=False)
+    if result["not_measured"]:
+        console.print(f"no hand-written form, not measured: {', '.join(result['not_measured'])}")
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds, a small batch, no Empirical")
+    parser.add_argument("--out", type=Path, default=ROOT / "book" / "results" / "bench.json")
+    given = parser.parse_args()
+    rounds = overhead.ROUNDS // 10 if given.quick else overhead.ROUNDS
+    torch.set_num_threads(1)
+    with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("solvers", total=rounds)
+        result = {
+            "machine": machine(),
+            "overhead": overhead.measure(rounds=rounds, watch=lambda i: bar.update(task, completed=i)),
+        }
+        bar.update(task, completed=rounds)
+    measured = {row.solver for row in overhead.ROWS}
+    result["not_measured"] = [name for name in registry if name not in measured]
+    result["throughput"] = overhead.throughput(batch=8 if given.quick else 64, steps=4 if given.quick else 12)
+    if not given.quick and importlib.util.find_spec("tests.benchmarks.empirical"):
+        from tests.benchmarks import empirical
+
+        result["empirical"] = empirical.measure()
+    result["limits"] = {"ratio": RATIO, "throughput": THROUGHPUT, "extra_states": EXTRA, "empirical": EMPIRICAL}
+    result["broken"] = broken(result)
+    show(result)
+    text = json.dumps(rounded(result), indent=1) + "\n"
+    write(given.out, lambda file: file.write(text.encode()))
+    for line in result["broken"]:
+        print(f"limit broken: {line}", file=sys.stderr)
+    return 1 if result["broken"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
