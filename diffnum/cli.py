@@ -411,7 +411,7 @@ def solvers() -> None:
             name, orders(claims), cost(claims), claims.kind, ", ".join(claims.families), summary, claims.paper
         )
     console = Console()
-    console.print(table, markup=False) if console.is_terminal else Console(width=160).print(table, markup=False)
+    console.print(table, markup=False) if console.is_terminal else Console(width=220).print(table, markup=False)
 
 
 def orders(run: Any) -> str:

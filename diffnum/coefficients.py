@@ -148,35 +148,47 @@ def _scalar(value: float, double: bool) -> Tensor:
 
 
 def _combine_matrices(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
-    rows, columns = weights[0].shape[-2:]
-    if weights[0].ndim > 3:
-        factors = [w[..., 0, 0] for w in weights]  # (H, W), or (batch, H, W) with the axes of the state between
-        factors = [f if f.ndim == 2 else f.reshape(len(f), *(1,) * (states[0].ndim - 3), *f.shape[1:]) for f in factors]
-        out = states[0] * factors[0]
-        for factor, state in zip(factors[1:], states[1:], strict=True):
-            out.addcmul_(factor, state)
-        return out
-    first, event = states[0], states[0].shape[1 if columns == 1 else 2 :]
-    dtype = first.dtype if first.dtype in (torch.float32, torch.float64) else torch.float32  # matrix products round
-    out = torch.matmul(weights[0].to(dtype), first.reshape(len(first), columns, -1).to(dtype))
-    for weight, state in zip(weights[1:], states[1:], strict=True):
-        flat = state.reshape(len(first), weight.shape[-1], -1).to(dtype)
-        out.baddbmm_(weight.to(dtype).expand(len(first), -1, -1), flat)
-    return out.reshape(len(first), *(() if rows == 1 else (rows,)), *event).to(first.dtype)
+    weight, first = weights[0], states[0]
+    if weight.ndim > 3:
+        return _combine_frequencies(weights, states)
+    if weight.dtype != first.dtype:  # half precision: matrix products are made in float32
+        return _combine_matrices(weights, [state.to(weight.dtype) for state in states]).to(first.dtype)
+    batch, rows, columns = weight.shape
+    out = torch.bmm(weight, first.reshape(batch, columns, -1))
+    for i in range(1, len(states)):
+        weight = weights[i]
+        out.baddbmm_(weight, states[i].reshape(batch, weight.shape[2], -1))
+    if rows == columns:
+        return out.view(first.shape)
+    event = first.shape[1:] if columns == 1 else first.shape[2:]
+    return out.view(batch, *event) if rows == 1 else out.view(batch, rows, *event)
+
+
+def _combine_frequencies(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
+    factors = [w[..., 0, 0] for w in weights]  # (H, W), or (batch, H, W) with the axes of the state between
+    factors = [f if f.ndim == 2 else f.reshape(len(f), *(1,) * (states[0].ndim - 3), *f.shape[1:]) for f in factors]
+    out = states[0] * factors[0]
+    for factor, state in zip(factors[1:], states[1:], strict=True):
+        out.addcmul_(factor, state)
+    return out
 
 
 def ready(A: Tensor, u: Tensor) -> Coefficient:
-    """A coefficient in the form in which :func:`combine` takes it: a float, or a tensor with u's dtype and device.
+    """A coefficient in the form in which :func:`combine` takes it, so that a step prepares nothing.
 
     Args:
-        A: float64 ``(*freq, r, c)``.
+        A: float64 ``(*freq, r, c)``, or ``(batch, *freq, r, c)`` with one coefficient per row.
         u: a state that it will meet.
+
+    Returns:
+        a float for k = 1, else a tensor on u's device: ``(batch, r, c)``, without copies, or ``(*freq, 1, 1)``.
     """
     if A.shape == (1, 1):
         return A.item()
-    # matrix products of half-precision states are computed in float32, so their coefficients stay there
-    half = u.dtype not in (torch.float32, torch.float64) and A.ndim < 4
-    return A.to(u.device, torch.float32 if half else u.dtype)
+    if A.ndim > 3:
+        return A.to(u.device, u.dtype)
+    A = A.to(u.device, torch.float64 if u.dtype == torch.float64 else torch.float32)
+    return A if A.ndim == 3 else A.expand(len(u), *A.shape)
 
 
 def act(A: Tensor | float, u: Tensor) -> Tensor:

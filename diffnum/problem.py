@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffnum.coefficients import act, combine, ready
+from diffnum.coefficients import combine, ready
 from diffnum.errors import DiffnumError
 from diffnum.processes.linear import row_times
 
@@ -47,29 +47,24 @@ class Problem:
     def __repr__(self) -> str:
         return f"Problem({self.process!r}, {type(self.denoiser).__name__}, nfe={self.nfe})"
 
-    def _read(self, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor | float]:
-        """The state as clean data plus white noise, and the noise level there."""
-        if isinstance(t, Real):
-            row, level = self.process.reading(float(t), u)
-            return (u if row is None else combine((row,), (u,))), level
-        assert isinstance(t, Tensor)
+    def _forms(self, u: Tensor, t: Tensor | float, what: str) -> tuple[Any, ...]:
+        """How the state becomes clean data plus noise, the level of that noise, and the coefficients of a field."""
+        if isinstance(t, float) or isinstance(t, Real):
+            return self.process.forms(t, what, u)
         if t.device.type == "cpu":  # values on an accelerator are not looked at: that would make it wait
             for value in t.flatten().tolist():
                 self.process.check_time(value)
                 if self.process.singular(value):
                     raise ValueError(f"t={t} holds a time without noise, where the noise prediction is undefined")
-        row, level = self.process.statistic(row_times(t, u))
-        return act(row, u), level
+        times = row_times(t, u)
+        (row, level), field = self.process.statistic(times), self.process.expansion(times, what)
+        return ready(row, u), level, *(A if A is None else ready(A, u) for A in field)
 
     def _field(self, u: Tensor, t: Tensor | float, what: str) -> Tensor:
         """A u + b eps with the coefficients of that field; one evaluation."""
-        if isinstance(t, Real):
-            A, b = self.process.expanded(float(t), what, u)
-        else:
-            A, b = (c if c is None else ready(c, u) for c in self.process.expansion(row_times(t, u), what))
-        y, level = self._read(u, t)
+        row, level, A, b = self._forms(u, t, what)
         self.nfe += 1
-        e = self._noise(y, level)
+        e = self._noise(u if row is None else combine((row,), (u,)), level)
         if b is None:
             return e
         return combine((b,), (e,)) if A is None else combine((A, b), (u, e))
@@ -91,9 +86,9 @@ class Problem:
 
     def x0(self, u: Tensor, t: Tensor | float) -> Tensor:
         """Denoised state: the predicted clean data, ``(batch, *event)``; one evaluation."""
-        y, level = self._read(u, t)
+        row, level, *_ = self._forms(u, t, "R")
         self.nfe += 1
-        return self.process.data(self._clean(y, level))
+        return self.process.data(self._clean(u if row is None else combine((row,), (u,)), level))
 
     def score(self, u: Tensor, t: Tensor | float) -> Tensor:
         """Gradient of the log density of the state; one evaluation."""

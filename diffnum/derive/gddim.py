@@ -607,9 +607,9 @@ def missing_transpose_variance() -> tuple[sp.Expr, sp.Expr]:
     .. math:: \text{right: } \tfrac{\lambda^2 g}{3}\,\hat F_{12}^2\,h^3, \qquad
         \text{without the transpose: } \tfrac{\lambda^2 g}{3}\,\hat F_{12}\hat F_{21}\,h^3
 
-    with :math:`Q = \mathrm{diag}(0, g)`. On CLD F_12 > 0, and F_21 < 0 near t = 1: there the variance is negative. Three
-    terms of the Taylor series of :math:`dP/dh = \lambda^2 Q - \hat F P - P\hat F^\top`, with constant coefficients.
-    Ours.
+    with :math:`Q = \mathrm{diag}(0, g)`. On CLD F_12 > 0, and F_21 < 0 near t = 1: there the variance is negative.
+    Three terms of the Taylor series of :math:`dP/dh = \lambda^2 Q - \hat F P - P\hat F^\top`, with constant
+    coefficients. Ours.
     """
     F = sp.Matrix(2, 2, lambda i, j: sp.Symbol(f"F{i + 1}{j + 1}", real=True))
     source = lam**2 * sp.diag(0, sp.Symbol("g", positive=True))
@@ -664,7 +664,8 @@ def precision_residual() -> tuple[sp.Matrix, sp.Expr]:
     r"""The precision is two rank-one parts, and the norm of the normal n is the cofactor form: both residuals 0.
 
     .. math:: \Sigma^{-1} = \frac{n n^\top}{n^\top\Sigma n}
-        + \frac{\Sigma^{-1}a\,a^\top\Sigma^{-1}}{a^\top\Sigma^{-1}a}, \qquad n^\top\Sigma n = a^\top\mathrm{adj}(\Sigma)\,a, \qquad n = (-a_2, a_1)
+        + \frac{\Sigma^{-1}a\,a^\top\Sigma^{-1}}{a^\top\Sigma^{-1}a}, \qquad
+        n^\top\Sigma n = a^\top\mathrm{adj}(\Sigma)\,a, \qquad n = (-a_2, a_1)
 
     k = 2. The first part sees the state across a and needs no network, the second sees y. Ours.
     """

@@ -198,31 +198,27 @@ class LinearProcess:
         if not 0 <= t <= self.t_max * (1 + 1e-9):
             raise ValueError(f"t={t:.6g} is outside the process, which lives on 0 ... {self.t_max:.6g}")
 
-    def reading(self, t: float, u: Tensor) -> tuple[Coefficient | None, float | Tensor]:
-        """:meth:`statistic` in the form that u meets, cached; None for the factor 1."""
-        key = ("reading", t, u.dtype, u.device)
-        if key not in self._forms:
+    def forms(
+        self, t: float, what: str, u: Tensor
+    ) -> tuple[Coefficient | None, float | Tensor, Coefficient | None, Coefficient | None]:
+        """:meth:`statistic` and :meth:`expansion` in the form that u meets, cached; None for the factors 1 and 0."""
+        key = (what, t, len(u), u.dtype, u.device)
+        found = self._forms.get(key)
+        if found is None:
             self._refuse_singular(t)
-            row, level = self.statistic(t)
+            (row, level), field = self.statistic(t), self.expansion(t, what)
             form = ready(row, u)
-            value = (
+            found = (
                 None if isinstance(form, float) and form == 1 else form,
                 level.item() if level.ndim == 0 else level,
+                *(A if A is None else ready(A, u) for A in field),
             )
-            return remember(self._forms, key, value)
-        return self._forms[key]
-
-    def expanded(self, t: float, what: str, u: Tensor) -> tuple[Coefficient | None, Coefficient | None]:
-        """:meth:`expansion` in the form that u meets, cached."""
-        key = (what, t, u.dtype, u.device)
-        if key not in self._forms:
-            self._refuse_singular(t)
-            return remember(self._forms, key, tuple(A if A is None else ready(A, u) for A in self.expansion(t, what)))
-        return self._forms[key]
+            remember(self._forms, key, found)
+        return found
 
     def velocity_factors(self, t: float, u: Tensor) -> tuple[Coefficient, Coefficient]:
         r"""``(F, gain)`` of the probability-flow velocity :math:`F u + \tfrac12 G G^T R^{-T} \epsilon_R`, cached."""
-        key = ("velocity", t, u.dtype, u.device)
+        key = ("velocity", t, len(u), u.dtype, u.device)
         if key not in self._forms:
             self._refuse_singular(t)
             return remember(self._forms, key, (ready(self.F(t), u), ready(self.gain(t), u)))

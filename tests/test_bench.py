@@ -1,0 +1,61 @@
+"""What the benchmarks assert without a clock: memory, equal numbers of network calls, and the stored results."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import overhead
+
+import diffnum as dn
+from diffnum.coefficients import combine
+
+RESULTS = Path(__file__).parents[1] / "book" / "results" / "bench.json"
+rows = pytest.mark.parametrize("row", overhead.ROWS, ids=lambda row: row.solver)
+
+
+@rows
+def test_memory_is_the_history_and_three_states(row):
+    assert overhead.peak_memory(row) <= row.history + 3
+
+
+@rows
+def test_hand_written_forms_call_the_network_as_often_as_the_solver(row, monkeypatch):
+    calls = []
+    eps = overhead.Stored.eps
+    monkeypatch.setattr(overhead.Stored, "eps", lambda self, x, sigma: calls.append(1) or eps(self, x, sigma))
+    case = overhead.prepare(row)
+    calls.clear()
+    case.hand()
+    assert len(calls) == case.nfe
+
+
+def test_stored_results_are_those_of_the_table_and_hold():
+    text = RESULTS.read_text("utf-8")
+    result = json.loads(text)
+    assert list(result["overhead"]["solvers"]) == [row.solver for row in overhead.ROWS]
+    assert result["broken"] == []
+    assert {"cpu", "cores", "threads", "torch", "date"} <= set(result["machine"])
+    assert not any(part in text for part in ("/home", "/root", "/tmp", "/work", "/Users"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_combine_is_the_weighted_sum(dtype):
+    x, y, z = dn.noise.Seeded(0).normal((3, 50)).to(dtype)
+    for weights in ((0.3,), (1.0,), (0.3, -2.0), (1.0, 0.7), (1.0, 0.7, 1e-3), (0.0, 1.0, 5.0)):
+        states = (x, y, z)[: len(weights)]
+        plain = sum(w * s.double() for w, s in zip(weights, states, strict=True))
+        got = combine(weights, states)
+        assert got.dtype == dtype and got.data_ptr() not in [s.data_ptr() for s in states]
+        torch.testing.assert_close(got.double(), plain, rtol=0, atol=8 * torch.finfo(dtype).eps * 8)
+    with pytest.raises(ValueError, match="2 weights for 1 states"):
+        combine((1.0, 2.0), (x,))
+
+
+def test_combine_after_inference_mode_still_has_gradients():
+    """Numbers are kept as tensors between calls; one made in inference mode must serve a run with gradients."""
+    x = torch.ones(3, requires_grad=True)
+    with torch.inference_mode():
+        combine((0.123456,), (torch.ones(3),))
+    combine((0.123456,), (x,)).sum().backward()
+    torch.testing.assert_close(x.grad, torch.full((3,), 0.123456))
