@@ -16,7 +16,7 @@ from diffnum.coefficients import act
 from diffnum.denoisers import Gaussian
 from diffnum.errors import DiffnumError
 from diffnum.grids import check_times
-from diffnum.noise import Seeded
+from diffnum.noise import Brownian, Seeded
 from diffnum.problem import Problem
 from diffnum.runner import Solver, find, solve
 
@@ -331,6 +331,56 @@ def weak_convergence(
     claimed = claimed_order(function, problem.process, grids[-1], **options)
     errors = tuple(by_start.amax(1).tolist())
     return Convergence(name_of(function, **options), steps, tuple(nfe), errors, by_start, claimed)
+
+
+def strong_convergence(
+    problem: Problem,
+    solver: str | Solver,
+    u: Tensor,
+    grid: Callable[[int], Tensor],
+    steps: Sequence[int] = (16, 32, 64, 128, 256),
+    *,
+    finest: int | None = None,
+    seed: int = 0,
+    truth: dict[str, Any] | None = None,
+    **options: Any,
+) -> Convergence:
+    """Run a stochastic solver with more and more steps on the same Brownian paths and measure its error path by path.
+
+    The paths live on the finest grid; a coarse step sees the sum of its increments, with the weights of the solver's
+    own variance ``clock`` (:class:`diffnum.noise.Brownian`). The reference is a run on the finest grid.
+
+    Args:
+        problem: a problem on VP or VE.
+        solver: name or generator function with a ``clock``.
+        u: start states; each row is one path.
+        grid: ``steps -> times``; the times of each grid must be among those of the finest.
+        steps: increasing step counts that divide ``finest``.
+        finest: steps of the reference, by default 16 times the last of ``steps``.
+        seed: of the Brownian paths.
+        truth: options of the reference run, by default ``options``.
+        **options: options of the solver.
+
+    Returns:
+        root mean square errors over paths; ``claim`` is the strong order.
+
+    Raises:
+        ValueError: the solver has no clock, or grids are not nested.
+    """
+    steps, function = tuple(steps), find(solver)
+    clock = getattr(function, "clock", None)
+    if clock is None:
+        raise ValueError(f"{name_of(function)} has no clock, so its noise cannot be coupled; decorate it with one")
+    grids = _grids(grid, (*steps, finest or 16 * steps[-1]), problem.process)
+    known = {k: v for k, v in options.items() if k in signature(clock).parameters}
+    path = Brownian(grids[-1], clock(problem.process, **known), seed)
+    last = solve(problem, function, u, grids[-1], noise=path.on(grids[-1]), **(options if truth is None else truth)).u
+    runs = [solve(problem, function, u, times, noise=path.on(times), **options) for times in grids[:-1]]
+    wrong = torch.stack([(run.u - last).double().flatten(1).square().mean(1).sqrt() for run in runs]).cpu()
+    claim = getattr(function, "strong_order", None)
+    claimed = claim(grid=kind_of(grids[-1], problem.process), process=problem.process, **options) if claim else None
+    errors = tuple(rms(row) for row in wrong)
+    return Convergence(name_of(function, **options), steps, tuple(run.nfe for run in runs), errors, wrong, claimed)
 
 
 class _Impulses:

@@ -81,7 +81,7 @@ def panels(a: float, b: float, breaks: Sequence[float] = ()) -> list[tuple[float
     count = ceil(abs(end - start))
     inner = {sinh(start + (end - start) * k / count) / 100 for k in range(1, count)}
     inner |= {x for x in breaks if min(a, b) < x < max(a, b)}
-    return list(pairwise([a, *sorted(inner, reverse=b < a), b]))
+    return list(pairwise([a, *sorted(inner, reverse=bool(b < a)), b]))
 
 
 def adams_weights(

@@ -4,7 +4,8 @@ A source is a callable ``noise(u)`` that returns a standard normal tensor like `
 generator: a sample depends on its seed and its index, never on the batch it happens to share.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from operator import index
 from typing import Protocol
 
@@ -96,6 +97,76 @@ class Replay:
             raise ValueError(f"draws[{self._next}] has shape {tuple(draw.shape)}; the state has {tuple(u.shape)}")
         self._next += 1
         return draw.to(u.device, u.dtype)
+
+
+class Brownian:
+    r"""One Brownian path per row, seen by runs with different step sizes.
+
+    The noise of a step is an increment of a martingale M with variance clock :math:`v(t)`; a coarse step sums the
+    increments of the fine ones inside it:
+
+    .. math:: z_{\mathrm{coarse}} = \frac{\sum_k \sqrt{\Delta v_k} \, n_k}{\sqrt{\sum_k \Delta v_k}}
+
+    with standard normal :math:`n_k` on the finest grid. Equal weights would be right only for a clock that runs
+    evenly: averaging the draws of steps of different size couples nothing.
+
+    Args:
+        times: the finest grid, decreasing.
+        clock: v(t), increasing while t decreases; the ``clock`` of a registered solver, called with the process.
+        seed: as for :class:`Seeded`; row i depends on the seed and on its index alone.
+        indices: global index of each row.
+
+    Raises:
+        ValueError: the clock runs backwards somewhere, or a coarse grid has a time that the finest has not.
+    """
+
+    def __init__(
+        self,
+        times: Sequence[float] | Tensor,
+        clock: Callable[[float], float],
+        seed: int = 0,
+        indices: Iterable[int] | None = None,
+    ) -> None:
+        self.times = torch.as_tensor(times, dtype=torch.float64)
+        self.variance = torch.tensor([clock(t) for t in self.times.tolist()], dtype=torch.float64).diff()
+        if not bool((self.variance >= 0).all()):
+            t = self.times[int((self.variance < 0).nonzero()[0])]
+            raise ValueError(f"clock decreases after t={t:.6g}; a variance grows while t decreases")
+        self.source = Seeded(seed, indices)
+        self._draws: Tensor | None = None
+
+    def on(self, times: Sequence[float] | Tensor) -> "Replay":
+        """The source for a run on a grid whose times are among those of the finest grid."""
+        grid = torch.as_tensor(times, dtype=torch.float64).tolist()
+        places = [int((self.times - t).abs().argmin()) for t in grid]
+        for t, i in zip(grid, places, strict=True):
+            if abs(self.times[i].item() - t) > 1e-9 * max(abs(t), self.times[-1].item()):
+                raise ValueError(f"t={t:.6g} is not a time of the finest grid; nested grids share their times")
+        return _Coupled(self, places)
+
+    def increments(self, shape: Sequence[int]) -> Tensor:
+        """The fine draws ``(steps, batch, *event)``, each times the root of its variance; CPU float64."""
+        batch, event = shape[0], tuple(shape[1:])
+        if self._draws is None or self._draws.shape[1:] != (batch, *event):
+            self.source.restart()
+            self._draws = self.source.normal((batch, len(self.variance), *event)).transpose(0, 1)
+        return self._draws * self.variance.sqrt().reshape(-1, *(1,) * (1 + len(event)))
+
+
+class _Coupled(Replay):
+    """What a :class:`Brownian` path gives on one grid: a replay that is made when the state's shape is known."""
+
+    def __init__(self, path: Brownian, places: list[int]) -> None:
+        super().__init__([])
+        self.path, self.places = path, places
+
+    def __call__(self, u: Tensor) -> Tensor:
+        if not self.draws or self.draws[0].shape != u.shape:
+            fine, variance = self.path.increments(u.shape), self.path.variance
+            spans = list(pairwise(self.places))
+            roots = [variance[i:j].sum().sqrt().clamp_min(1e-300) for i, j in spans]
+            self.draws = [fine[i:j].sum(0) / root for (i, j), root in zip(spans, roots, strict=True)]
+        return super().__call__(u)
 
 
 def _word(name: str, value: int) -> int:

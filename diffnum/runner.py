@@ -27,6 +27,10 @@ Solver = Callable[..., Iterator[Tensor]]
 registry: dict[str, Solver] = {}
 
 
+class Checked(list[float]):
+    """Times that :func:`solve` has checked already."""
+
+
 def method(
     *,
     order: int | Callable[..., int] | None = None,
@@ -38,7 +42,8 @@ def method(
     families: tuple[str, ...] = ("isotropic",),
     exact_for: str = "",
     reaches_zero: Callable[..., bool] = lambda n, **options: True,
-    values: dict[str, tuple[Any, ...] | Callable[[str, Any], None]] | None = None,
+    values: dict[str, tuple[Any, ...] | Callable[[str, Any], Any]] | None = None,
+    clock: Callable[..., Callable[[float], float]] | None = None,
     register: bool = False,
 ) -> Callable[[Solver], Solver]:
     """Declare a solver's claims; tests read them from the solver and measure every one.
@@ -67,6 +72,8 @@ def method(
         reaches_zero: as a function of the number of steps and of the options.
         values: what each option may be, checked before anything else: a tuple of values, or a function of the
             option's name and value that refuses what is wrong.
+        clock: for a stochastic solver on VP and VE, ``clock(process, **options)`` is the variance, as a function of
+            time, of the martingale whose increments drive it; it couples runs with different steps.
         register: enter it in the registry (for the library's own solvers).
     """
 
@@ -89,7 +96,7 @@ def method(
                     f"{name} integrates {' and '.join(families)} processes; "
                     f"{type(problem.process).__name__} is {problem.process.family}"
                 )
-            grid = check_times(times, problem.process).tolist()
+            grid = times if type(times) is Checked else check_times(times, problem.process).tolist()
             n = len(grid) - 1
             if problem.process.singular(grid[-1]) and not reaches_zero(n, **given):
                 raise DiffnumError(
@@ -109,6 +116,8 @@ def method(
             "exact_for": exact_for,
             "paper": paper,
             "reaches_zero": reaches_zero,
+            "clock": clock,
+            "draws": "noise" in options,
             "values": {option: known for option, known in (values or {}).items() if not callable(known)},
         }
         vars(checked).update(claims)
@@ -167,7 +176,8 @@ def find(solver: str | Solver) -> Solver:
         return solver
     if not isinstance(solver, str):
         raise TypeError(f"solver={solver!r} is neither a name nor a generator function")
-    import_module("diffnum.solvers")  # the library's own methods register when their modules are imported
+    if solver not in registry:
+        import_module("diffnum.solvers")  # the library's own methods register when their modules are imported
     if solver not in registry:
         near = get_close_matches(solver, registry, n=3, cutoff=0.4) or sorted(registry)
         raise KeyError(f"no solver is called {solver!r}; did you mean {', '.join(near)}?")
@@ -218,26 +228,24 @@ def solve(
     times = check_times(times, problem.process)
     if denoise and times[-1] == 0:
         raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
-    if "noise" in inspect.signature(run).parameters:
+    draws = getattr(run, "draws", None)
+    if "noise" in inspect.signature(run).parameters if draws is None else draws:
         options["noise"] = Seeded(seed_from(generator)) if noise is None else noise
         getattr(noise, "restart", lambda: None)()
     elif noise is not None:
         raise TypeError(f"noise was given, but {getattr(run, '__name__', run)} is deterministic; leave it out")
-    problem.check(u)
+    if not hasattr(run, "reaches_zero"):  # a method declared with :func:`method` checks its state itself
+        problem.check(u)
     before, states, name = problem.nfe, [u], getattr(run, "__name__", repr(run))
     with torch.set_grad_enabled(gradients):
-        steps = run(problem, u, times.tolist(), **options)
+        steps = run(problem, u, Checked(times.tolist()), **options)
         if not isinstance(steps, Iterator):
             raise DiffnumError(
                 f"{name} returned {type(steps).__name__}; a solver is a generator: yield u after each step"
             )
-        count = 0
+        count, shape, dtype, device = 0, u.shape, u.dtype, u.device
         for state in _bar(steps, problem, len(times) - 1, len(u)) if progress else steps:
-            if not isinstance(state, Tensor) or (state.shape, state.dtype, state.device) != (
-                u.shape,
-                u.dtype,
-                u.device,
-            ):
+            if not isinstance(state, Tensor) or state.shape != shape or state.dtype != dtype or state.device != device:
                 raise DiffnumError(
                     f"{name} yielded {_kind(state)} for a state that is {_kind(u)}; keep shape, dtype and device"
                 )

@@ -34,6 +34,12 @@ def golden_gddim() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
+def golden_ersde() -> dict[str, torch.Tensor]:
+    """Arrays computed by the published ER-SDE code in float64 on an exact problem, and accurate variants of them."""
+    return arrays("ersde")
+
+
+@pytest.fixture(scope="session")
 def cld(golden_gddim) -> SimpleNamespace:
     """The mixture of the golden arrays on CLD, and their start states, ``(8, 2, 3)``."""
     process, g = dn.CLD(), golden_gddim

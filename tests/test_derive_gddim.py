@@ -22,7 +22,7 @@ Q = sp.Rational
 PHASE_SPACE = {"cld": dn.CLD(), "psld": dn.PSLD(), "damped": dn.PSLD((2.0, 9.0), 0.7, 3.0, eps=1e-4)}
 EVERY = pytest.mark.parametrize("process", PHASE_SPACE.values(), ids=PHASE_SPACE.keys())
 RANDOM = np.random.RandomState(5)
-TIMES = [*RANDOM.uniform(0.05, 1.0, 4).tolist(), *(10 ** -RANDOM.uniform(1.5, 4.0, 3)).tolist()]
+TIMES = [*RANDOM.uniform(0.05, 1.0, 3).tolist(), *(10 ** -RANDOM.uniform(1.5, 4.0, 2)).tolist()]
 
 
 def zero(*parts):
@@ -36,10 +36,14 @@ def values(process, t):
     return start | {Gamma: Q(process.Gamma), nu: Q(process.nu), b: Q(process.clock(t))}
 
 
+def precise(matrix, at):
+    """A SymPy matrix at exact values, with 60 digits."""
+    return matrix.applyfunc(lambda part: part.evalf(60, subs=at))
+
+
 def number(matrix, at):
-    """A SymPy matrix at exact values, evaluated with 40 digits, as float64."""
-    entries = [[float(sp.N(part.subs(at), 40)) for part in matrix.row(i)] for i in range(matrix.rows)]
-    return torch.tensor(entries, dtype=torch.float64)
+    """The same as float64."""
+    return torch.tensor(np.array(precise(matrix, at).tolist(), dtype=float))
 
 
 def close(computed, exact, digits=1e-12):
@@ -77,8 +81,7 @@ def test_closed_forms_are_the_librarys(process):
         close(process.cov(t), number(gddim.covariance(), at))
         close(process.mean(t), number(gddim.transition()[:, :1], at))
         L = process.cholesky(t)
-        exact = sp.N(gddim.covariance().det().subs(at), 60)
-        close((L[0, 0] * L[1, 1]) ** 2, float(exact), 1e-11)
+        close((L[0, 0] * L[1, 1]) ** 2, float(precise(gddim.covariance(), at).det()), 1e-11)
     for s, t in pairwise(TIMES):
         stretch = Q(process.clock(t)) - Q(process.clock(s))
         close(process.transition(t, s), number(gddim.transition(stretch), values(process, t)), 1e-11)
@@ -103,16 +106,17 @@ def test_without_the_half_there_is_no_rotation():
 
 @EVERY
 def test_angle_is_the_librarys(process):
-    Sigma = gddim.covariance()
-    corner = sp.sqrt(Sigma[0, 0])
-    L = sp.Matrix([[corner, 0], [Sigma[0, 1] / corner, sp.sqrt(Sigma.det() / Sigma[0, 0])]])
-    speed = gddim.angle_rate(L, *gddim.phase_space()).subs({k: v for k, v in values(process, 1.0).items() if k != b})
-    rate = sp.lambdify(b, speed, "mpmath")
-    mp.dps = 30
+    """The derived speed, at the library's matrices, integrates to the library's angle."""
+    L, F, square = (sp.Matrix(2, 2, lambda i, j, n=n: sp.Symbol(f"{n}{i}{j}")) for n in "LFQ")
+    speed = sp.lambdify([*L, *F, *square], gddim.angle_rate(L, F, square), "math")
+
+    def rate(x):
+        parts = (process.cholesky(x), process.F(x), process.G(x) @ process.G(x).mT)
+        return speed(*(entry for part in parts for entry in part.flatten().tolist()))
+
     for s, t in ((0.05, 0.2), (0.3, 1.0)):
-        turned = mp.quad(rate, mp.linspace(process.clock(s), process.clock(t), 4))
-        assert abs(process.angle(t) - process.angle(s) - float(turned)) < 1e-11
-    mp.dps = 15
+        turned, _ = quad(rate, s, t, epsabs=1e-13, epsrel=1e-13)
+        assert abs(process.angle(t) - process.angle(s) - turned) < 1e-11
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -147,13 +151,14 @@ def test_coefficients_on_vp_are_the_integral_in_rho(order):
     alpha, variance = linear_sde.solve_moments("vp-linear")
     floats = {linear_sde.B0: Q(0.1), linear_sde.B1: 20}
     ratio = (sp.sqrt(variance) / alpha).subs(floats)
-    derived = gddim.time_weights(ratio, [Q(x) for x in times[3 : 3 - order : -1]], Q(times[4]))
+    derived = gddim.time_weights(ratio, [Q(x) for x in times[3::-1][:order]], Q(times[4]))
     weights = _library_weights(process, times, order)[-1]
     for part, weight in zip(derived, weights, strict=True):
         (at, start, end), integrand = part.limits[0], sp.lambdify(linear_sde.t, part.function, "mpmath")
         assert at == linear_sde.t
-        exact = float(mp.quad(integrand, [mp.mpf(float(start)), mp.mpf(float(end))]))
-        assert math.isclose(weight, process.alpha(times[4]) * exact, rel_tol=1e-12)
+        with mp.workdps(30):
+            exact = float(mp.quad(integrand, [mp.mpf(float(start)), mp.mpf(float(end))]))
+        assert math.isclose(weight, process.alpha(times[4]) * exact, rel_tol=1e-11)
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -211,10 +216,11 @@ def test_dpmpp_2m_weights_are_the_librarys():
 # ---- order ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 3, 4])
+@pytest.mark.parametrize("nodes", [1, 2, 3])
 def test_moment_rules(nodes):
     assert [gddim.moment_defect(nodes, power) for power in range(nodes)] == [0] * nodes
-    assert gddim.moment_defect(nodes, nodes) != 0
+    places, tau = sp.symbols(f"t0:{nodes}", real=True), sp.Symbol("tau", real=True)
+    assert sp.expand(gddim.moment_defect(nodes, nodes) + sp.prod(tau - place for place in places)) == 0
 
 
 @pytest.mark.parametrize("K", ["R", "L"])
@@ -249,7 +255,7 @@ def test_local_error_of_the_corrector(nodes, leading):
 
 
 def test_the_start_of_the_ramp_is_the_whole_constant():
-    """From rho = 3 the error of order 3 is that of the first step, h^2 times the derived constant; ten digits apart."""
+    """From rho = 3 the error of order 3 is that of the first step: h^2 times the derived constant."""
     process, problem = dn.VP(), dn.Problem(dn.VP(), dn.Gaussian([0.0], [0.25]))
     first, last = process.time_of_rho(3.0), process.time_of_rho(0.05)
     exact = math.sqrt((0.25 + process.rho(last) ** 2) / (0.25 + 9.0)) * process.alpha(last) / process.alpha(first)
@@ -346,16 +352,15 @@ def test_statistic_and_split_score_are_the_librarys(process):
     state, denoised = sp.Matrix([Q(7, 5), Q(-2, 3)]), Q(1, 4)
     for t in TIMES:
         at = values(process, t)
-        a, Sigma = (sp.N(part.subs(at), 60) for part in (gddim.transition()[:, 0], gddim.covariance()))
+        a, Sigma = (precise(part, at) for part in (gddim.transition()[:, 0], gddim.covariance()))
         named = {f"a{i + 1}": a[i] for i in (0, 1)} | {f"S{i + 1}{j + 1}": Sigma[i, j] for i in (0, 1) for j in (0, 1)}
+        named = {sp.Symbol(name, real=True): value for name, value in named.items()}
         computed_row, level = process.statistic(t)
         exact_row, exact_square = (part.subs(named) for part in (row, square))
-        close(computed_row, torch.tensor([[float(x) for x in exact_row]], dtype=torch.float64), 1e-10)
+        close(computed_row, number(exact_row, {}), 1e-10)
         close(level, math.sqrt(exact_square), 1e-11)
         y, s = (exact_row * state)[0], sp.sqrt(exact_square)
         score = -Sigma.inv() * (state - a * denoised)
         A, c = process.expansion(t, "score")
-        u = torch.tensor([[float(x)] for x in state], dtype=torch.float64)
-        split = A @ u + c * float((y - denoised) / s)
-        exact = torch.tensor([[float(x)] for x in score], dtype=torch.float64)
+        split, exact = A @ number(state, {}) + c * float((y - denoised) / s), number(score, {})
         assert (split - exact).abs().max() < 1e-11 * exact.abs().max()

@@ -35,6 +35,7 @@ FLOORS = {
     "problem": 2,
     "runner": 3,
     "solvers.ddim": 4,
+    "solvers.reverse_sde": 4,
     "solvers": 4.1,  # the papers: they may use the transfer map of ddim, but not each other
     "solvers.__init__": 4.2,  # the registry sees all of them
     "analysis": 5,

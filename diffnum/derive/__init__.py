@@ -9,9 +9,10 @@ library only. Functions return SymPy objects and print nothing: a notebook shows
 `classical`      Adams-Bashforth weights, Runge-Kutta conditions and tableaus, local and global errors, stability
 `ddim`           one prediction frozen, the rest solved: DDIM, its other names, and what it is exact for
 `pndm`           the transfer map, local errors of pseudo methods, global error constants, the last step
+`gddim`          phase space in closed form, the root R, exponential Adams methods, the stochastic step
 ===============  =====================================================================================
 
 Import the module you need: ``from diffnum.derive import pndm``.
 """
 
-__all__ = ["classical", "ddim", "linear_sde", "pndm", "reversing"]
+__all__ = ["classical", "ddim", "gddim", "linear_sde", "pndm", "reversing"]

@@ -4,10 +4,13 @@ from diffnum.runner import registry
 from diffnum.solvers.baselines import dpmpp_2m, edm_heun
 from diffnum.solvers.classical import ab2, ab4, euler, fon, heun, rk4
 from diffnum.solvers.ddim import ddim, transfer
+from diffnum.solvers.er_sde import er_sde, noise_scales
 from diffnum.solvers.gddim import gddim, gddim_sde
 from diffnum.solvers.pndm import f_pndm, plms, pndm_variable, prk, s_pndm
+from diffnum.solvers.reverse_sde import ancestral, euler_maruyama
 
 __all__ = [
-    "ab2", "ab4", "ddim", "dpmpp_2m", "edm_heun", "euler", "f_pndm", "fon", "gddim", "gddim_sde", "heun", "plms",
-    "pndm_variable", "prk", "registry", "rk4", "s_pndm", "transfer",
+    "ab2", "ab4", "ancestral", "ddim", "dpmpp_2m", "edm_heun", "er_sde", "euler", "euler_maruyama", "f_pndm", "fon",
+    "gddim", "gddim_sde", "heun", "noise_scales", "plms", "pndm_variable", "prk", "registry", "rk4", "s_pndm",
+    "transfer",
 ]  # fmt: skip

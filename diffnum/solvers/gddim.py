@@ -9,25 +9,24 @@ r"""gDDIM: exponential multistep methods for every linear diffusion (Zhang, Tao 
 | step from t to s < t | the same |
 
 With the noise :math:`\epsilon_K = -K^T \nabla \log p` the probability-flow ODE is
-:math:`\dot u = F u + \tfrac12 G G^T K^{-T} \epsilon_K`; its linear part is solved exactly, and the noise is extrapolated
-by a polynomial in t. Coefficients are 1x1 (VP, VE), 2x2 (phase space) or one per frequency (blurring), and nothing
-below knows which.
+:math:`\dot u = F u + \tfrac12 G G^T K^{-T} \epsilon_K`; its linear part is solved exactly, and the noise is
+extrapolated by a polynomial in t. Coefficients are 1x1 (VP, VE), 2x2 (phase space) or one per frequency (blurring),
+and nothing below knows which.
 """
 
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from diffnum.coefficients import combine, exponential_weights, lower_root, ready
+from diffnum.coefficients import combine, exponential_weights, ready
 from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import method, weight
+from diffnum.solvers.reverse_sde import FAMILIES, frozen_clock, frozen_data
 
 PAPER = "Zhang, Tao and Chen 2023, arXiv:2206.05564"
-FAMILIES = ("isotropic", "phase_space", "blurring")
 
 
 def _order(
@@ -93,12 +92,14 @@ def gddim(
 
 @method(
     weak_order=1,
+    strong_order=1,
     nfe=lambda n, lam=1.0: n,
     paper=f"{PAPER}, section 5, with the transpose that the released code lacks",
     kind="sde",
     families=FAMILIES,
     exact_for="the law of data at one point, for every lambda, in one step",
     values={"lam": weight},
+    clock=frozen_clock,
     register=True,
 )
 def gddim_sde(problem: Problem, u: Tensor, times: list[float], lam: float = 1.0, *, noise: Noise) -> Iterator[Tensor]:
@@ -118,13 +119,4 @@ def gddim_sde(problem: Problem, u: Tensor, times: list[float], lam: float = 1.0,
     Raises:
         ValueError: lam is negative or not finite.
     """
-    process = problem.process
-    grid = torch.tensor(times, dtype=torch.float64)
-    frm, to = grid[:-1], grid[1:]
-    through, P = process.reverse_step(to, frm, lam)
-    direct = process.transition(to, frm)
-    gain = (through - direct) @ process.rotation_root(frm)
-    tables = [[ready(A, u) for A in table] for table in (direct, gain, lower_root(P))]
-    for t, *coefficients in zip(times[:-1], *tables, strict=True):
-        u = combine(coefficients, (u, problem.eps(u, t), noise(u)))
-        yield u
+    return frozen_data(problem, u, times, lam, noise)

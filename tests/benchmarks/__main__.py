@@ -119,7 +119,7 @@ def main() -> int:
         bar.update(task, completed=rounds)
     measured = {row.solver for row in overhead.ROWS}
     result["not_measured"] = [name for name in registry if name not in measured]
-    result["throughput"] = overhead.throughput(batch=8 if given.quick else 64, steps=4 if given.quick else 12)
+    result["throughput"] = overhead.throughput(batch=8 if given.quick else 64, steps=4 if given.quick else 30)
     if not given.quick and importlib.util.find_spec("tests.benchmarks.empirical"):
         from tests.benchmarks import empirical
 

@@ -343,10 +343,11 @@ def live(profile: Any) -> Iterator[int]:
 # ------------------------------------------------------------------------------------------------------ throughput
 
 
-def throughput(batch: int = 64, steps: int = 12, solver: str = "plms") -> dict[str, Any]:
+def throughput(batch: int = 64, steps: int = 30, solver: str = "plms") -> dict[str, Any]:
     """Images per second of a run with the shipped network, as a fraction of the bare network's on the same batch.
 
-    Single steps of the run and single calls of the U-Net alternate, so that both see the same machine.
+    Single steps of the run and single calls of the U-Net alternate, so that both see the same machine: each step is
+    compared with the mean of the calls before and after it, and the median of these quotients is the fraction.
     """
     network = dn.load("cifar10")
     problem = dn.Problem(dn.VP(), network)
@@ -354,24 +355,26 @@ def throughput(batch: int = 64, steps: int = 12, solver: str = "plms") -> dict[s
     times = dn.grids.log_snr(problem.process, steps)
     net: Any = network._net(u.device, u.dtype)
     label = torch.zeros(1)
+    calls: list[float] = []
+    taken: list[float] = []
     with torch.no_grad():
         net(u, label)
-        run, seconds = dn.solvers.registry[solver](problem, u, times), {"step": [], "network": []}
+        run = dn.solvers.registry[solver](problem, u, times)
         next(run)
-        while True:
-            seconds["network"].append(timed(lambda: net(u, label), 1))
+        calls.append(timed(lambda: net(u, label), 1))
+        for _ in range(steps - 1):
             before, begun = problem.nfe, time.process_time()
-            if next(run, None) is None:
-                break
-            seconds["step"].append((time.process_time() - begun) / (problem.nfe - before))
-    network_s, step_s = (statistics.median(seconds[kind]) for kind in ("network", "step"))
-    ratios = [b / a for (a, _), b in zip(pairwise(seconds["network"]), seconds["network"][1:], strict=True)]
+            next(run)
+            taken.append((time.process_time() - begun) / (problem.nfe - before))
+            calls.append(timed(lambda: net(u, label), 1))
+    fractions = sorted((a + b) / 2 / step for (a, b), step in zip(pairwise(calls), taken, strict=True))
     return {
         "solver": solver,
         "batch": batch,
-        "network_ms": 1e3 * network_s,
-        "step_ms": 1e3 * step_s,
-        "fraction": network_s / step_s,
-        "fraction_min": min(seconds["network"]) / min(seconds["step"]),
-        "network_jitter": statistics.median(abs(r - 1) for r in ratios),
+        "network_ms": 1e3 * statistics.median(calls),
+        "step_ms": 1e3 * statistics.median(taken),
+        "fraction": statistics.median(fractions),
+        "fraction_min": min(calls) / min(taken),
+        "fraction_quartiles": statistics.quantiles(fractions, n=4)[::2],
+        "network_jitter": statistics.median(abs(b / a - 1) for a, b in pairwise(calls)),
     }

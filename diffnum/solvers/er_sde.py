@@ -1,0 +1,242 @@
+r"""ER-SDE: solvers for the whole family of reverse SDEs (Cui, Zhang, Li and Liu 2023, arXiv:2309.06169).
+
+| paper | here |
+|---|---|
+| sigma (VE), lambda = sigma/alpha (VP) | rho = sigma/alpha, written x as an argument of phi |
+| phi(x), noise scale function | x psi(x) |
+| x_theta | x0 |
+| A_2, A_3 as iterated integrals | single integrals, :func:`taylor` |
+
+VP is VE in y = x/alpha, so there is one stepper, in rho. For a step from noise-to-signal ratio s down to t, with
+:math:`r = \phi(t)/\phi(s)`, the solution of the reverse SDE is
+
+.. math:: y_t = r \, y_s + (1 - r) x_0 + A_2 \dot x_0 + A_3 \ddot x_0 + \dots + n, \qquad n \sim N(0, t^2 - s^2 r^2) .
+
+Every phi for which psi = phi(x)/x does not decrease gives an SDE with the marginals of the process; psi = 1 is the ODE.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from math import exp, expm1, factorial, isfinite, log, log10
+from typing import Any
+
+from torch import Tensor
+
+from diffnum.coefficients import GAUSS_NODES, GAUSS_WEIGHTS, combine, panels
+from diffnum.noise import Noise
+from diffnum.problem import Problem
+from diffnum.runner import method
+
+PAPER = "Cui et al. 2023, arXiv:2309.06169"
+Scale = Callable[[float], float]
+
+#: psi(x) = phi(x)/x of the paper's noise scale functions, by the formula of phi. Versions number them differently.
+noise_scales: dict[str, Scale] = {
+    "x": lambda x: 1.0,
+    "x^2": lambda x: x,
+    "x^1.5": lambda x: x**0.5,
+    "x^2.5": lambda x: x**1.5,
+    "x(exp(-1/x)+10)": lambda x: exp(-1 / x) + 10,
+    "x^0.9 log10(1+100x^1.5)": lambda x: x**-0.1 * log10(1 + 100 * x**1.5),
+    "x(exp(x^0.3)+10)": lambda x: exp(x**0.3) + 10,
+}
+
+CLIP = 1e-6  # published code takes a smaller variance for zero, in units of rho^2
+
+
+def noise_scale(phi: str | Scale) -> Scale:
+    """The function psi of a key of :data:`noise_scales`, or the callable itself.
+
+    Raises:
+        ValueError: an unknown key. TypeError: neither text nor callable.
+    """
+    if callable(phi):
+        return phi
+    if not isinstance(phi, str):
+        raise TypeError(f"phi={phi!r} must be a formula of dn.solvers.noise_scales or a function psi(x) = phi(x)/x")
+    if phi not in noise_scales:
+        raise ValueError(f"phi={phi!r} must be one of {', '.join(map(repr, noise_scales))}, or a function psi(x)")
+    return noise_scales[phi]
+
+
+class _Admissible:
+    """psi, each value checked: positive, finite, and at no point below its value at a smaller one."""
+
+    def __init__(self, phi: str | Scale) -> None:
+        self.psi, self.name, self.seen = noise_scale(phi), phi, dict[float, float]()
+
+    def __call__(self, x: float) -> float:
+        if x not in self.seen:
+            value = self.psi(x)
+            if not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
+                raise ValueError(f"phi={self.name!r}: psi({x:.6g}) = {value!r}, but it must be a positive number")
+            self.seen[x] = float(value)
+        return self.seen[x]
+
+    def check(self) -> None:
+        """Look at all values so far.
+
+        Raises:
+            ValueError: psi decreases somewhere, so phi belongs to no SDE; the message says where.
+        """
+        for (x, low), (y, high) in pairwise(sorted(self.seen.items())):
+            if high < low * (1 - 1e-13):
+                raise ValueError(
+                    f"phi={self.name!r} is not admissible: psi = phi(x)/x falls from {low:.6g} at x={x:.6g} to "
+                    f"{high:.6g} at x={y:.6g}, and the SDE would need a negative variance; take one that never decreases"
+                )
+
+
+def taylor(psi: Scale, s: float, t: float, order: int, quadrature: str = "gauss") -> tuple[float, ...]:
+    r"""``(r, 1 - r, A_2, ...)``: coefficients of the state and of the derivatives of the data prediction.
+
+    .. math:: A_{n+1} = \phi(t) \int_t^s \frac{(u - s)^n}{n!} \frac{\phi'(u)}{\phi(u)^2} \, du
+                      = -\int_t^s \frac{(u - s)^{n-1}}{(n-1)!} (1 - w(u)) \, du, \qquad w(u) = \frac{\phi(t)}{\phi(u)}
+
+    and :math:`1 - w = ((u - t) + t (1 - \psi(t)/\psi(u)))/u`, so that nothing cancels.
+
+    Args:
+        psi: phi(x)/x.
+        s, t: from and to, ratios of noise to signal.
+        order: number of terms, 1 to 3.
+        quadrature: "gauss", to rounding, or "riemann100", the rule of the published code: 100 points, the left end of
+            each interval. Its error does not shrink with the step.
+    """
+    if t == 0:
+        return (0.0, 1.0) + (0.0,) * (order - 1)
+    bottom = psi(t)
+    r = t * bottom / (s * psi(s))
+    if quadrature == "riemann100":
+        nodes = [t + k * (s - t) / 100 for k in range(100)]
+        sums = [t * bottom * (s - t) / 100 * sum((u - s) ** n / (u * psi(u)) for u in nodes) for n in range(order - 1)]
+        return (r, 1 - r, *((t - s) ** n / factorial(n) + sums[n - 1] for n in range(1, order)))
+    lost = lambda u: ((u - t) + t * (1 - bottom / psi(u))) / u  # noqa: E731  1 - w
+    terms = [0.0] * (order - 1)
+    for a, b in panels(t, s) if order > 1 else ():
+        for node, weight in zip(GAUSS_NODES.tolist(), GAUSS_WEIGHTS.tolist(), strict=True):
+            u = (a + b) / 2 + (b - a) / 2 * node
+            for n in range(1, order):
+                terms[n - 1] -= weight * (b - a) / 2 * (u - s) ** (n - 1) / factorial(n - 1) * lost(u)
+    return (r, lost(s), *terms)
+
+
+def grid_weights(
+    process: Any,
+    times: Sequence[float],
+    psi: Scale,
+    order: int,
+    quadrature: str = "gauss",
+    derivative: str = "corrected",
+    clip_variance: bool = False,
+) -> list[tuple[float, ...]]:
+    """For every step the factors of the state, of the latest data predictions (newest first) and of the noise."""
+    ratios = [process.rho(t) for t in times]
+    table = []
+    for i, (s, t) in enumerate(pairwise(ratios)):
+        alpha_s, alpha_t = process.alpha(times[i]), process.alpha(times[i + 1])
+        r, frozen, *A = taylor(psi, s, t, min(order, i + 1) if t else 1, quadrature)
+        past = [frozen, 0.0, 0.0]
+        if A:
+            first = s - ratios[i - 1]
+            past[0] += A[0] / first
+            past[1] -= A[0] / first
+        if len(A) > 1:
+            second = ratios[i - 1] - ratios[i - 2]
+            # 2 (d_i - d_{i-1})/(s - s_{i-2}), and half a step of it repairs the first derivative
+            factor = (A[1] + (A[0] * first / 2 if derivative == "corrected" else 0.0)) * 2 / (s - ratios[i - 2])
+            past = [p + factor * c for p, c in zip(past, (1 / first, -1 / first - 1 / second, 1 / second), strict=True)]
+        variance = t**2 - s**2 * r**2 if clip_variance else -(t**2) * expm1(2 * log(psi(t) / psi(s))) if t else 0.0
+        if clip_variance and abs(variance) < CLIP:
+            variance = 0.0
+        past = past[: len(A) + 1]
+        table.append((alpha_t / alpha_s * r, *(alpha_t * w for w in past), alpha_t * max(variance, 0.0) ** 0.5))
+    return table
+
+
+def _is_ode(phi: str | Scale) -> bool:
+    return phi == "x"
+
+
+def _order(
+    grid: str = "log_snr",
+    process: Any = None,
+    order: int = 3,
+    phi: str | Scale = "x(exp(x^0.3)+10)",
+    quadrature: str = "gauss",
+    derivative: str = "corrected",
+    clip_variance: bool = False,
+    start: float | None = None,
+) -> int:
+    """Order of the ODE, weak order of the SDEs: the published quadrature caps both at 1, the first steps at 2."""
+    if quadrature == "riemann100":
+        return 1
+    still = start is None or process is None or start > 0.999 * process.t_max
+    return order if _is_ode(phi) and derivative == "corrected" and still else min(order, 2)
+
+
+def _clock(process: Any, phi: str | Scale = "x(exp(x^0.3)+10)", **options: Any) -> Callable[[float], float]:
+    """Variance of the martingale that drives the noise, :math:`1/\\psi(\\rho(t))^2`."""
+    psi = noise_scale(phi)
+    return lambda t: psi(process.rho(t)) ** -2
+
+
+@method(
+    weak_order=_order,
+    strong_order=lambda grid="log_snr", process=None, **options: 1,
+    nfe=lambda n, **options: n,
+    paper=PAPER,
+    kind="sde",
+    exact_for="a point mass with the ODE scale",
+    values={
+        "order": (1, 2, 3),
+        "phi": lambda option, value: noise_scale(value),
+        "quadrature": ("gauss", "riemann100"),
+        "derivative": ("corrected", "paper"),
+        "clip_variance": (False, True),
+    },
+    clock=_clock,
+    register=True,
+)
+def er_sde(
+    problem: Problem,
+    u: Tensor,
+    times: list[float],
+    order: int = 3,
+    phi: str | Scale = "x(exp(x^0.3)+10)",
+    quadrature: str = "gauss",
+    derivative: str = "corrected",
+    clip_variance: bool = False,
+    *,
+    noise: Noise,
+) -> Iterator[Tensor]:
+    r"""ER-SDE-Solver of order 1, 2 or 3: Taylor expansion of the data prediction along the path, exact noise.
+
+    .. math:: y_{i+1} = r y_i + (1 - r) x_0 + A_2 d_i + A_3 e_i + \sqrt{t^2 - s^2 r^2} \, z_i
+
+    with the first and second derivative of the data prediction from its last values, fewer in the first steps and one
+    in a step to 0. For the ODE (``phi="x"``) the order is 1, 2, 3; for every SDE of the family the strong order is 1
+    and the weak order at most 2. One evaluation and one draw a step; for the ODE none. State ``(batch, *event)``.
+
+    Args:
+        order: 1, 2 or 3.
+        phi: noise scale function, a formula of :data:`noise_scales` or psi(x) = phi(x)/x as a function of a float.
+        quadrature: "gauss", or "riemann100" as published, which makes orders 2 and 3 first order in the end.
+        derivative: "corrected" adds half a step of the second derivative to the first, without which order 3 is 2;
+            "paper" is as published.
+        clip_variance: take a variance below 1e-6 (in units of rho) for 0, as published.
+        noise: source of standard normal draws.
+
+    Raises:
+        ValueError: psi is not positive or decreases inside the grid: no SDE has this phi.
+    """
+    psi = _Admissible(phi)
+    table = grid_weights(problem.process, times, psi, order, quadrature, derivative, clip_variance)
+    psi.check()
+    random, past = any(weights[-1] for weights in table), []
+    for t, (linear, *frozen, scale) in zip(times, table, strict=False):
+        past = [problem.x0(u, t), *past[: order - 1]]
+        weights, states = (linear, *frozen), (u, *past[: len(frozen)])  # a step to 0 is first order
+        if random:
+            weights, states = (*weights, scale), (*states, noise(u))
+        u = combine(weights, states)
+        yield u

@@ -1,0 +1,109 @@
+r"""Reverse SDEs without a paper of their own: Euler-Maruyama, and the step that freezes the data prediction.
+
+For every :math:`\lambda \ge 0` the equation
+
+.. math:: du = \bigl(F u - \tfrac{1 + \lambda^2}{2} G G^T \nabla \log p_t(u)\bigr) dt + \lambda G \, d\bar w,
+
+solved from large t to small t, has the marginals of the process (Song et al. 2021, arXiv:2011.13456, for 0 and 1).
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffnum.coefficients import combine, lower_root, ready
+from diffnum.noise import Noise
+from diffnum.problem import Problem
+from diffnum.runner import method, weight
+
+FAMILIES = ("isotropic", "phase_space", "blurring")
+
+
+@method(
+    weak_order=1,
+    strong_order=1,
+    nfe=lambda n, lam=1.0: n,
+    paper="Maruyama 1955; Kloeden and Platen 1992, section 10.2",
+    kind="sde",
+    families=FAMILIES,
+    values={"lam": weight},
+    clock=lambda process, lam=1.0: lambda t: -t,
+    register=True,
+)
+def euler_maruyama(
+    problem: Problem, u: Tensor, times: list[float], lam: float = 1.0, *, noise: Noise
+) -> Iterator[Tensor]:
+    r"""Euler-Maruyama for the reverse SDE of weight lambda.
+
+    .. math:: u_{i+1} = u_i - h \bigl(F u_i + \tfrac{1 + \lambda^2}{2} G G^T R^{-T} \epsilon_R\bigr)
+              + \lambda \sqrt h \, G z, \qquad h = t_i - t_{i+1}
+
+    with all coefficients at the start of the step. Weak order 1, and strong order 1 because the noise is additive.
+    One evaluation and one draw a step. State ``(batch, *event)``, on phase space ``(batch, 2, *event)``.
+
+    Args:
+        lam: weight of the noise, at least 0; 1 is the reverse SDE, 0 Euler's method for the probability-flow ODE.
+        noise: source of standard normal draws.
+    """
+    process = problem.process
+    for t, s in pairwise(times):
+        h = t - s
+        drift = problem.drift(u, problem.eps(u, t), t, lam)
+        spread = ready(lam * h**0.5 * process.G(t), u)
+        kick = combine((spread,), (noise(u),))
+        u = combine((1.0, -h, 1.0), (u, drift, kick))
+        yield u
+
+
+def frozen_data(problem: Problem, u: Tensor, times: list[float], lam: float, noise: Noise) -> Iterator[Tensor]:
+    r"""Steps of the reverse SDE of weight lambda with the data prediction frozen, exact in mean and covariance.
+
+    .. math:: u_{i+1} = \Psi u_i + (\hat\Psi - \Psi) R_{t_i} \epsilon_R + P^{1/2} z, \qquad
+              P = \Sigma_{t_{i+1}} - \hat\Psi \Sigma_{t_i} \hat\Psi^T
+
+    with :math:`\hat\Psi` and P from ``process.reverse_step`` and the lower Cholesky factor of P.
+    """
+    process = problem.process
+    grid = torch.tensor(times, dtype=torch.float64)
+    frm, to = grid[:-1], grid[1:]
+    through, P = process.reverse_step(to, frm, lam)
+    direct = process.transition(to, frm)
+    gain = (through - direct) @ process.rotation_root(frm)
+    tables = [[ready(A, u) for A in table] for table in (direct, gain, lower_root(P))]
+    for t, *coefficients in zip(times[:-1], *tables, strict=True):
+        u = combine(coefficients, (u, problem.eps(u, t), noise(u)))
+        yield u
+
+
+def frozen_clock(process: Any, lam: float = 1.0) -> Callable[[float], float]:
+    """Variance of the martingale that drives :func:`frozen_data` on VP and VE, :math:`\\rho^{-2\\lambda^2}`."""
+    return lambda t: process.rho(t) ** (-2 * lam**2)
+
+
+@method(
+    weak_order=1,
+    strong_order=1,
+    nfe=lambda n: n,
+    paper="Ho et al. 2020, arXiv:2006.11239, equation 7 and algorithm 2",
+    kind="sde",
+    families=FAMILIES,
+    exact_for="the law of data at one point, in one step",
+    clock=frozen_clock,
+    register=True,
+)
+def ancestral(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) -> Iterator[Tensor]:
+    r"""Ancestral sampling: draws from the Gaussian posterior of the next state, given state and predicted data.
+
+    .. math:: u_{i+1} \sim q(u_{t_{i+1}} \mid u_{t_i}, x_0(u_{t_i}, t_i))
+
+    This is DDPM's sampler with the posterior variance, on any process, and stochastic gDDIM with lambda = 1. Weak and
+    strong order 1. One evaluation and one draw a step. State ``(batch, *event)``, on phase space
+    ``(batch, 2, *event)``.
+
+    Args:
+        noise: source of standard normal draws.
+    """
+    return frozen_data(problem, u, times, 1.0, noise)
