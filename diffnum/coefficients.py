@@ -240,6 +240,39 @@ def time_quadrature(
     return r**2, 2 * r * half * GAUSS_WEIGHTS, owner
 
 
+def propagators(
+    drift: Callable[[Tensor], Tensor], edges: Sequence[tuple[float, float]], breaks: Sequence[float] = ()
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    r"""Fundamental matrices of a linear equation over many steps, and at the nodes of a quadrature inside them.
+
+    :math:`X(s, \tau)` with :math:`\partial_\tau X = -X A(\tau)`, :math:`X(s, s) = I` brings a state from tau to s
+    along :math:`\dot u = A u`. It is found by collocation at the Gauss points of :func:`time_quadrature`, to rounding.
+
+    Args:
+        drift: A, from times ``(m, 24)`` to float64 matrices ``(m, 24, k, k)``; they need not commute.
+        edges: pairs (s, t) of the n steps, s < t.
+        breaks: times at which to cut.
+
+    Returns:
+        :math:`X(s, t)` ``(n, k, k)``; nodes tau and weights ``(m, 24)``; the step of each panel ``(m,)``; and
+        :math:`X(s, \tau)` there, ``(m, 24, k, k)``.
+    """
+    tau, weights, owner = time_quadrature(edges, breaks)
+    rate = -drift(tau).mT * (weights / GAUSS_WEIGHTS)[..., None, None]
+    panel, nodes, k, _ = rate.shape
+    unit = torch.eye(k, dtype=torch.float64)
+    system = torch.einsum("ij,mjpq->mipjq", COLLOCATION, rate).reshape(panel, nodes * k, nodes * k)
+    system = torch.eye(nodes * k, dtype=torch.float64) - system
+    inside = torch.linalg.solve(system, unit.repeat(nodes, 1)).reshape(panel, nodes, k, k)
+    across = unit + torch.einsum("j,mjpq,mjqr->mpr", GAUSS_WEIGHTS, rate, inside)
+    through = unit.repeat(len(edges), 1, 1)
+    starts = torch.empty(panel, k, k, dtype=torch.float64)
+    for i, step in enumerate(owner.tolist()):
+        starts[i] = through[step]
+        through[step] = through[step] @ across[i].mT
+    return through, tau, weights, owner, starts[:, None] @ inside.mT
+
+
 def exponential_weights(
     process: Any, times: Sequence[float], order: int, K: str = "R", ahead: bool = False
 ) -> list[Tensor]:

@@ -31,6 +31,9 @@ class Checked(list[float]):
     """Times that :func:`solve` has checked already."""
 
 
+EVERY = ("isotropic", "phase_space", "blurring")  # families of processes
+
+
 def method(
     *,
     order: int | Callable[..., int] | None = None,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnum.coefficients import COLLOCATION, GAUSS_WEIGHTS, time_quadrature
+from diffnum.coefficients import GAUSS_WEIGHTS, propagators
 from diffnum.processes.linear import LinearProcess, number, scalars
 
 NODES = len(GAUSS_WEIGHTS)  # per panel, in all quadratures of this module
@@ -60,7 +60,7 @@ class PhaseSpace(LinearProcess):
 
     def G(self, t: Tensor | float) -> Tensor:
         """Diffusion matrix ``(*t, 2, 2)``, diagonal."""
-        return (_spread(self.beta(number(t))) * self._noise.to(number(t).device)).sqrt()
+        return self._diffusion(number(t)).sqrt()
 
     def integral_F(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Integral of F from ``frm`` to ``to``, ``(*t, 2, 2)``, without cancellation."""
@@ -73,6 +73,10 @@ class PhaseSpace(LinearProcess):
         """
         to, frm = number(to), number(frm)
         return self._psi((to - frm) * self.beta((to + frm) / 2))
+
+    def propagator(self, c: float) -> Tensor:
+        """The transition over a change c of b, ``(2, 2)``."""
+        return self._psi(number(c))
 
     def mean(self, t: Tensor | float) -> Tensor:
         """Factor on the clean data, ``(*t, 2, 1)``: the first column of the transition from 0."""
@@ -110,7 +114,7 @@ class PhaseSpace(LinearProcess):
         inverse = _matrix([[1 / a, -b / (a * c)], [torch.zeros_like(a), 1 / c]])  # L^{-T}, no difference inside
         self.root(0.5, K)  # refuses an unknown name
         root = inverse @ self._rotation(t) if K == "R" else inverse
-        return _spread(self.beta(t) / 2) * self._noise.to(t.device) @ root
+        return self._diffusion(t) / 2 @ root
 
     def statistic(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         r"""The sufficient statistic of a state and its noise level: ``(*t, 1, 2)`` and ``(*t)``.
@@ -150,23 +154,16 @@ class PhaseSpace(LinearProcess):
         """
         ends = torch.stack(torch.broadcast_tensors(number(to), number(frm)))
         shape, edges = ends.shape[1:], ends.reshape(2, -1).mT.tolist()
-        tau, weights, owner = time_quadrature(edges, self.knots.tolist())
-        xx, xm, mm, det = self._covariance(self.clock(tau))
-        noise = _spread(self.beta(tau)) * self._noise
-        drift = self.F(tau) + (1 + lam**2) / 2 * noise @ _matrix([[mm, -xm], [-xm, xx]]) / _spread(det)
-        # upwards from s, with Z(s) = I: d Psi(s, tau)/d tau = -Psi(s, tau) drift
-        rate = -drift.mT * _spread(weights / GAUSS_WEIGHTS)
-        system = torch.einsum("ij,mjpq->mipjq", COLLOCATION, rate).reshape(len(tau), 2 * NODES, 2 * NODES)
-        unit = torch.eye(2, dtype=torch.float64)
-        inside = torch.linalg.solve(torch.eye(2 * NODES, dtype=torch.float64) - system, unit.repeat(NODES, 1))
-        inside = inside.reshape(len(tau), NODES, 2, 2)
-        through = (unit + torch.einsum("j,mjpq,mjqr->mpr", GAUSS_WEIGHTS, rate, inside)).mT
-        added = lam**2 * torch.einsum("mj,mjpq,mjpr,mjrs->mqs", weights, inside, noise, inside)
-        transitions, covariances = unit.repeat(len(edges), 1, 1), torch.zeros(len(edges), 2, 2, dtype=torch.float64)
-        for i, Z, P in zip(owner.tolist(), through, added, strict=True):
-            covariances[i] += transitions[i] @ P @ transitions[i].mT
-            transitions[i] = transitions[i] @ Z
-        return transitions.reshape(*shape, 2, 2), covariances.reshape(*shape, 2, 2)
+
+        def drift(tau: Tensor) -> Tensor:
+            xx, xm, mm, det = self._covariance(self.clock(tau))
+            inverse = _matrix([[mm, -xm], [-xm, xx]]) / _spread(det)
+            return self.F(tau) + (1 + lam**2) / 2 * self._diffusion(tau) @ inverse
+
+        through, tau, weights, owner, inside = propagators(drift, edges, self.knots.tolist())
+        added = torch.einsum("mj,mjpq,mjqr,mjsr->mps", lam**2 * weights, inside, self._diffusion(tau), inside)
+        P = torch.zeros_like(through).index_add_(0, owner, added)
+        return through.reshape(*shape, 2, 2), P.reshape(*shape, 2, 2)
 
     @scalars
     def rho(self, t: Tensor) -> Tensor:
@@ -233,6 +230,10 @@ class PhaseSpace(LinearProcess):
     def _noise(self) -> Tensor:
         """G G^T per unit of b."""
         return torch.diag(torch.tensor([self.Gamma, self.mass * self.nu], dtype=torch.float64))
+
+    def _diffusion(self, t: Tensor) -> Tensor:
+        """G G^T, diagonal."""
+        return _spread(self.beta(t)) * self._noise.to(t.device)
 
     def _psi(self, c: Tensor) -> Tensor:
         half, delta = c / 2, self.nu - self.Gamma

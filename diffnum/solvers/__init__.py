@@ -3,14 +3,31 @@
 from diffnum.runner import registry
 from diffnum.solvers.baselines import dpmpp_2m, edm_heun
 from diffnum.solvers.classical import ab2, ab4, euler, fon, heun, rk4
+from diffnum.solvers.conjugate import conjugate, conjugate_symplectic_euler, conjugate_velocity_verlet
 from diffnum.solvers.ddim import ddim, transfer
 from diffnum.solvers.er_sde import er_sde, noise_scales
 from diffnum.solvers.gddim import gddim, gddim_sde
 from diffnum.solvers.pndm import f_pndm, plms, pndm_variable, prk, s_pndm
 from diffnum.solvers.reverse_sde import ancestral, euler_maruyama
+from diffnum.solvers.splitting import (
+    bao,
+    oba,
+    obab,
+    reduced_bao,
+    reduced_oba,
+    reduced_obab,
+    reduced_symplectic_euler,
+    reduced_velocity_verlet,
+    sscs,
+    symplectic_euler,
+    velocity_verlet,
+    verlet2,
+)
 
 __all__ = [
-    "ab2", "ab4", "ancestral", "ddim", "dpmpp_2m", "edm_heun", "er_sde", "euler", "euler_maruyama", "f_pndm", "fon",
-    "gddim", "gddim_sde", "heun", "noise_scales", "plms", "pndm_variable", "prk", "registry", "rk4", "s_pndm",
-    "transfer",
+    "ab2", "ab4", "ancestral", "bao", "conjugate", "conjugate_symplectic_euler", "conjugate_velocity_verlet", "ddim",
+    "dpmpp_2m", "edm_heun", "er_sde", "euler", "euler_maruyama", "f_pndm", "fon", "gddim", "gddim_sde", "heun",
+    "noise_scales", "oba", "obab", "plms", "pndm_variable", "prk", "reduced_bao", "reduced_oba", "reduced_obab",
+    "reduced_symplectic_euler", "reduced_velocity_verlet", "registry", "rk4", "s_pndm", "sscs", "symplectic_euler",
+    "transfer", "velocity_verlet", "verlet2",
 ]  # fmt: skip

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from diffnum.coefficients import adams_bashforth, adams_weights, combine
 from diffnum.problem import Problem
-from diffnum.runner import method
+from diffnum.runner import EVERY, method
 from diffnum.solvers.ddim import improved_euler, runge_kutta, straight, transfer
 
 TEXTBOOK = "Hairer, Norsett, Wanner 1993"
 PNDM = "Liu et al. 2022, arXiv:2202.09778"
 
 
-@method(order=1, nfe=lambda n: n, paper=f"{TEXTBOOK}, I.7", register=True)
+@method(order=1, nfe=lambda n: n, paper=f"{TEXTBOOK}, I.7", families=EVERY, register=True)
 def euler(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""Euler's method on the probability-flow ODE.
 
@@ -28,7 +28,9 @@ def euler(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
         yield u
 
 
-@method(order=2, nfe=lambda n: 2 * n, paper=f"{TEXTBOOK}, II.1", reaches_zero=lambda n: False, register=True)
+@method(
+    order=2, nfe=lambda n: 2 * n, paper=f"{TEXTBOOK}, II.1", reaches_zero=lambda n: False, families=EVERY, register=True
+)
 def heun(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""Heun's method (improved Euler) on the probability-flow ODE.
 
@@ -44,7 +46,9 @@ def heun(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
         yield u
 
 
-@method(order=4, nfe=lambda n: 4 * n, paper=f"{TEXTBOOK}, II.1", reaches_zero=lambda n: False, register=True)
+@method(
+    order=4, nfe=lambda n: 4 * n, paper=f"{TEXTBOOK}, II.1", reaches_zero=lambda n: False, families=EVERY, register=True
+)
 def rk4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""The classical Runge-Kutta method on the probability-flow ODE.
 
@@ -78,7 +82,14 @@ def _adams(problem: Problem, u: Tensor, times: list[float], order: int) -> Itera
         yield u
 
 
-@method(order=2, nfe=lambda n: n + 3, paper=f"{TEXTBOOK}, III.1 and III.5", reaches_zero=lambda n: n > 1, register=True)
+@method(
+    order=2,
+    nfe=lambda n: n + 3,
+    paper=f"{TEXTBOOK}, III.1 and III.5",
+    reaches_zero=lambda n: n > 1,
+    families=EVERY,
+    register=True,
+)
 def ab2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""Two-step Adams-Bashforth with the weights of the actual times.
 
@@ -94,6 +105,7 @@ def ab2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     nfe=lambda n: n + 3 * min(n, 3),
     paper=f"{TEXTBOOK}, III.1 and III.5",
     reaches_zero=lambda n: n > 3,
+    families=EVERY,
     register=True,
 )
 def ab4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:

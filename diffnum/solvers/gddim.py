@@ -23,8 +23,8 @@ from torch import Tensor
 from diffnum.coefficients import combine, exponential_weights, ready
 from diffnum.noise import Noise
 from diffnum.problem import Problem
-from diffnum.runner import method, weight
-from diffnum.solvers.reverse_sde import FAMILIES, frozen_clock, frozen_data
+from diffnum.runner import EVERY, method, weight
+from diffnum.solvers.reverse_sde import frozen_clock, frozen_data
 
 PAPER = "Zhang, Tao and Chen 2023, arXiv:2206.05564"
 
@@ -48,7 +48,7 @@ def _order(
     order=_order,
     nfe=lambda n, order=3, K="R", corrector=None: {None: n, "pec": n + 1, "pece": 2 * n}[corrector],
     paper=f"{PAPER}, section 4 and algorithm 1",
-    families=FAMILIES,
+    families=EVERY,
     exact_for="a point mass with K = R, in one step",
     reaches_zero=lambda n, order=3, K="R", corrector=None: corrector is None,
     values={"order": (1, 2, 3, 4), "K": ("R", "L"), "corrector": (None, "pec", "pece")},
@@ -96,7 +96,7 @@ def gddim(
     nfe=lambda n, lam=1.0: n,
     paper=f"{PAPER}, section 5, with the transpose that the released code lacks",
     kind="sde",
-    families=FAMILIES,
+    families=EVERY,
     exact_for="the law of data at one point, for every lambda, in one step",
     values={"lam": weight},
     clock=frozen_clock,

@@ -17,9 +17,7 @@ from torch import Tensor
 from diffnum.coefficients import combine, lower_root, ready
 from diffnum.noise import Noise
 from diffnum.problem import Problem
-from diffnum.runner import method, weight
-
-FAMILIES = ("isotropic", "phase_space", "blurring")
+from diffnum.runner import EVERY, method, weight
 
 
 @method(
@@ -28,7 +26,7 @@ FAMILIES = ("isotropic", "phase_space", "blurring")
     nfe=lambda n, lam=1.0: n,
     paper="Maruyama 1955; Kloeden and Platen 1992, section 10.2",
     kind="sde",
-    families=FAMILIES,
+    families=EVERY,
     values={"lam": weight},
     clock=lambda process, lam=1.0: lambda t: -t,
     register=True,
@@ -89,7 +87,7 @@ def frozen_clock(process: Any, lam: float = 1.0) -> Callable[[float], float]:
     nfe=lambda n: n,
     paper="Ho et al. 2020, arXiv:2006.11239, equation 7 and algorithm 2",
     kind="sde",
-    families=FAMILIES,
+    families=EVERY,
     exact_for="the law of data at one point, in one step",
     clock=frozen_clock,
     register=True,
