@@ -24,7 +24,7 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 GRIDS = ("log_snr", "quadratic", "uniform", "karras", "sigma", "from_table")
-PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve")
+PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve", "cld", "psld", "blurring")
 DTYPES = ("float32", "float64", "bfloat16")
 BATCH = 32  # images per network call: larger batches are no faster on two cores, and the bar moves less often
 T = TypeVar("T")
@@ -107,7 +107,7 @@ def make_process(name: str) -> Any:
     """The process of that name."""
     import torch
 
-    from diffnum import VE, VP
+    from diffnum import CLD, PSLD, VE, VP, Blurring
 
     choose("process", name, PROCESSES)
     makers: dict[str, Callable[[], Any]] = {
@@ -115,6 +115,9 @@ def make_process(name: str) -> Any:
         "vp-cosine": VP.cosine,
         "vp-ddpm": lambda: VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),  # Ho et al. 2020
         "ve": VE,
+        "cld": CLD,
+        "psld": PSLD,
+        "blurring": lambda: Blurring((32, 32)),
     }
     return makers[name]()
 
@@ -203,13 +206,15 @@ def solver_with_options(text: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     return run, solver_options(run, rest.split(",") if rest else [])
 
 
-def edm_network(name: str, process: str) -> Any:
-    """The network of that name, if it is one for white noise."""
+def network_for(name: str, process: str) -> Any:
+    """The network of that name, if the process can use it; blurring has a shipped network of its own."""
     from diffnum import DiffnumError, load
 
-    denoiser: Any = load(name)
-    if getattr(denoiser, "kind", "edm") != "edm":
-        raise DiffnumError(f"{name} is a {denoiser.kind} network, which {process} cannot use; take one of kind edm")
+    wanted = "blurring" if process == "blurring" else "edm"
+    denoiser: Any = load("cifar10-blurring" if wanted == "blurring" and name == "cifar10" else name)
+    kind = getattr(denoiser, "kind", "edm")
+    if kind != wanted:
+        raise DiffnumError(f"{name} is a {kind} network, which {process} cannot use; take one of kind {wanted}")
     return denoiser
 
 
@@ -242,7 +247,9 @@ def start(
 def sample(
     solver: str = typer.Option("f_pndm", help="How to integrate; `diffnum solvers` lists them."),
     steps: int = typer.Option(20, help="Steps of the grid. F-PNDM spends steps + 9 network evaluations."),
-    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}. One network serves them all."),
+    process: str = typer.Option(
+        "vp", help=f"Noising process: {', '.join(PROCESSES)}. One network serves all but blurring."
+    ),
     grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS)}."),
     t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
     denoise: bool = typer.Option(False, help="End with the predicted clean image: one more evaluation."),
@@ -298,7 +305,7 @@ def sample(
     options = solver_options(run, option)
     noising = make_process(process)
     times = make_grid(grid)(noising, steps, t_end=t_end)
-    denoiser = edm_network(network, process)
+    denoiser = network_for(network, process)
     problem = Problem(noising, denoiser)
     stochastic = "noise" in inspect.signature(run).parameters
 
@@ -406,7 +413,7 @@ def solvers() -> None:
         table.add_column(header, no_wrap=header in ("solver", "NFE", "kind"))
     for name, run in registry.items():
         claims: Any = run
-        summary = (inspect.getdoc(run) or "").splitlines()[0].rstrip(".").replace("`", "")
+        summary = (inspect.getdoc(run) or "").splitlines()[0].rstrip(".").replace(":math:", "").replace("`", "")
         table.add_row(
             name, orders(claims), cost(claims), claims.kind, ", ".join(claims.families), summary, claims.paper
         )
@@ -417,13 +424,12 @@ def solvers() -> None:
 def orders(run: Any) -> str:
     """The claimed order on the log_snr grid, then where it differs: ``2 (sigma grid: 4; midpoint=sigma: 4)``."""
     usual = run.order(grid="log_snr")
-    elsewhere = [f"{grid} grid: {run.order(grid=grid)}" for grid in GRIDS if run.order(grid=grid) != usual]
-    defaults = {p.name: p.default for p in list(inspect.signature(run).parameters.values())[3:]}
-    if "midpoint" in defaults and (p := run.order(grid="log_snr", midpoint="sigma")) != usual:
-        elsewhere.append(f"midpoint=sigma: {p}")
-    if isinstance(defaults.get("order"), int):
-        elsewhere.append("order=q: q")
-    return f"{usual} ({'; '.join(elsewhere)})" if elsewhere else str(usual)
+    cases = [(f"{grid} grid", run.order(grid=grid)) for grid in GRIDS]
+    cases += [(f"{k}={v}", run.order(grid="log_snr", **{k: v})) for k, known in run.values.items() for v in known]
+    if "phi" in inspect.signature(run.order).parameters:
+        cases.append(("phi=x", run.order(grid="log_snr", phi="x")))
+    elsewhere = "; ".join(f"{case}: {p}" for case, p in cases if p != usual)
+    return f"{'weak ' if run.kind == 'sde' else ''}{usual}{f' ({elsewhere})' if elsewhere else ''}"
 
 
 def cost(run: Any) -> str:
@@ -448,6 +454,8 @@ def order(
     out: Path = typer.Option(None, help="The plot, a .png file; by default SOLVER_order.png."),
 ) -> None:
     """Measure the order of a solver on an exact problem, in float64, and compare it with its claim.
+
+    The weak order of a stochastic solver is that of mean and covariance on Gaussian data, found without sampling.
 
     Prints errors and local slopes, writes the plot, and exits with status 0 if the last two slopes above rounding agree
     with the claim, 1 if not:
@@ -474,16 +482,22 @@ def order(
     from rich.table import Table
 
     from diffnum import Problem, plots, targets
-    from diffnum.analysis import convergence, ladder
+    from diffnum.analysis import convergence, ladder, weak_convergence
     from diffnum.checks import assert_order
     from diffnum.runner import find
 
     run = find(solver)
     options = solver_options(run, option)
     noising = make_process(process)
-    problem = Problem(noising, targets.target(target))
+    if noising.family == "blurring":
+        raise ValueError("--process blurring acts on images, and the exact problems here are vectors; use cld or psld")
     times = ladder(make_grid(grid), noising, t_end=t_end)
-    result = convergence(problem, run, targets.starts(noising, seed=seed), times, counts, **options)
+    if getattr(run, "kind", "ode") == "sde":
+        target = "gaussian"
+        result = weak_convergence(Problem(noising, targets.gaussian()), run, times, counts, **options)
+    else:
+        problem = Problem(noising, targets.target(target))
+        result = convergence(problem, run, targets.starts(noising, seed=seed), times, counts, **options)
 
     title = f"{result.name}: {target} target, {process}, {grid} grid"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
@@ -575,7 +589,7 @@ def compare(
         choose("target", target, (*targets.targets, *available()))
     if images is not None and exact:
         raise ValueError(f"--images needs a network; the states of the target {target!r} are no images")
-    problem = Problem(noising, targets.target(target) if exact else edm_network(target, process))
+    problem = Problem(noising, targets.target(target) if exact else network_for(target, process))
     u = problem.prior(
         (number, *problem.denoiser.shape), dtype=torch.float64 if exact else torch.float32, device=where, seed=seed
     )

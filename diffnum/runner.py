@@ -101,7 +101,8 @@ def method(
                 )
             grid = times if type(times) is Checked else check_times(times, problem.process).tolist()
             n = len(grid) - 1
-            if problem.process.singular(grid[-1]) and not reaches_zero(n, **given):
+            chosen = {option: value for option, value in given.items() if option != "noise"}
+            if problem.process.singular(grid[-1]) and not reaches_zero(n, **chosen):
                 raise DiffnumError(
                     f"{name} evaluates the noise prediction at the last time, and with {n} steps it cannot end at "
                     f"t={grid[-1]:g}, where there is no noise; end the grid above 0 or use ddim for the last step"

@@ -40,6 +40,15 @@ def golden_ersde() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
+def golden_psld() -> dict[str, torch.Tensor]:
+    """Arrays of the PSLD reference classes (``ref_``) and of an independent implementation of integrators (``own_``).
+
+    States there are flat, ``(*, 6)``: three positions, then three momenta.
+    """
+    return arrays("psld")
+
+
+@pytest.fixture(scope="session")
 def cld(golden_gddim) -> SimpleNamespace:
     """The mixture of the golden arrays on CLD, and their start states, ``(8, 2, 3)``."""
     process, g = dn.CLD(), golden_gddim

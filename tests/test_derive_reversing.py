@@ -9,7 +9,7 @@ import sympy as sp
 import torch
 
 import diffnum as dn
-from diffnum import analysis
+from diffnum import analysis, grids
 from diffnum.derive import reversing
 from diffnum.derive.linear_sde import F, G, fokker_planck, t, x
 from diffnum.derive.reversing import KINDS, alpha, lam, mu, rho_s, rho_t, s0, sigma, x0, y
@@ -134,3 +134,45 @@ def test_correlation_falls_with_lambda():
     assert found[0] == 1 and all(a > b for a, b in pairwise(found))
     ratio = (0.25 + 0.01) / (0.25 + 9)
     assert np.allclose(found, [ratio ** (n * n / 2) for n in range(4)])
+
+
+# ---- weak order on Gaussian data -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_one_step_of_euler_maruyama(weight):
+    """The h^2 terms of mean and variance against one short step of the solver, its noise included."""
+    process, mean, std, at, step = dn.VP(), 0.7, 0.4, 0.3, 1e-4
+    problem = dn.Problem(process, dn.Gaussian([mean], [std**2]))
+    computed = analysis.law(problem, "euler_maruyama", [at, at - step], lam=weight)
+    exact = analysis.exact_law(problem, at - step)
+    rate = sp.Rational(1, 10) + sp.Rational(199, 10) * t
+    signal = sp.exp(-t / 20 - sp.Rational(199, 40) * t**2)
+    values = {"alpha": signal, "C": signal**2 * std**2 + 1 - signal**2, "F": -rate / 2, "G": sp.sqrt(rate)}
+    for name, found, right in zip(("mean", "variance"), computed, exact, strict=True):
+        defect = reversing.euler_maruyama_defects()[name]
+        assert defect[0] == defect[1] == 0
+        functions = {f: values[f.func.__name__] for f in defect[2].atoms(sp.core.function.AppliedUndef)}
+        second = defect[2].subs(functions).doit().subs({t: at, lam: weight, mu: mean})
+        assert (found - right).item() == pytest.approx(float(second) * step**2, rel=5e-3)
+
+
+def test_weak_constants_add_up_local_errors():
+    for defect in reversing.weak_local_errors().values():
+        assert defect[0] == defect[1] == 0 and defect[2] != 0
+    assert reversing.weak_constant_residuals() == {"euler_maruyama": (0, 0), "frozen": (0, 0)}
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("name", "solver"), [("euler_maruyama", "euler_maruyama"), ("frozen", "gddim_sde")])
+def test_weak_constants_are_those_of_the_solvers(name, solver, weight):
+    """Two runs, extrapolated; a grid of log(rho) from 10 to 0.1, standard deviation 1/2."""
+    process, (first, last) = dn.VE(10.0), (10.0, 0.1)
+    problem = dn.Problem(process, dn.Gaussian([0.7], [0.25]))
+    scaled = []
+    for n in (160, 320):
+        times = grids.log_snr(process, n, t_start=first, t_end=last)
+        cov = analysis.law(problem, solver, times, lam=weight)[1] - analysis.exact_law(problem, last)[1]
+        scaled.append(cov.item() * n / math.log(first / last))
+    constant = reversing.weak_constants()[name].subs({lam: weight, s0: 0.5, rho_t: first, rho_s: last})
+    assert 2 * scaled[1] - scaled[0] == pytest.approx(float(constant), rel=0.02)

@@ -12,8 +12,13 @@ from diffnum.coefficients import adams_bashforth, combine
 from diffnum.solvers import registry, transfer
 from diffnum.targets import smooth, thin
 
-ODE = [name for name, solver in registry.items() if solver.kind == "ode" and "isotropic" in solver.families]
-SDE = [name for name, solver in registry.items() if solver.kind == "sde" and "isotropic" in solver.families]
+ISOTROPIC = [name for name, solver in registry.items() if "isotropic" in solver.families]
+ODE = [name for name in ISOTROPIC if registry[name].kind == "ode"]
+SDE = [
+    *((name, {}) for name in ("euler_maruyama", "ancestral", "gddim_sde")),
+    *(("er_sde", {"order": q, "phi": "x^1.5"}) for q in (1, 2)),
+    *(("er_sde", {"order": q, "phi": "x"}) for q in (1, 2)),
+]
 VARIANTS = [
     *((name, {}) for name in ODE),
     *(("gddim", {"order": q, "corrector": c}) for q in (1, 2) for c in (None, "pec", "pece")),
@@ -60,12 +65,18 @@ def test_order_on_ve(vp, name):
     checks.measure(dn.Problem(process, smooth()), name, vp.u, rungs(process, "log_snr"), (160, 320, 640))
 
 
-@pytest.mark.parametrize("name", SDE)
+def test_every_stochastic_solver_is_measured():
+    """On VP and VE below, on phase space in test_psld.py."""
+    isotropic = {name for name, solver in registry.items() if solver.kind == "sde" and "isotropic" in solver.families}
+    assert isotropic == {name for name, _ in SDE}
+
+
+@pytest.mark.parametrize(("name", "options"), SDE, ids=name_of)
 @pytest.mark.parametrize("process", [dn.VP(), dn.VE()], ids=["vp", "ve"])
-def test_weak_order_is_the_claimed_one(process, name):
+def test_weak_order_is_the_claimed_one(process, name, options):
     """Mean and covariance on Gaussian data, exactly: no Monte Carlo."""
     problem = dn.Problem(process, dn.Gaussian([0.5], [0.25]))
-    result = weak_convergence(problem, name, rungs(process, "log_snr"), (40, 80, 160, 320))
+    result = weak_convergence(problem, name, rungs(process, "log_snr"), (40, 80, 160, 320, 640), **options)
     checks.assert_order(result, within=0.1)
 
 
@@ -134,11 +145,17 @@ def test_evaluations_of_the_contract():
     assert claims == {
         "euler": n, "heun": 2 * n, "rk4": 4 * n, "ab2": n + 3, "ab4": n + 9, "fon": n + 9, "ddim": n, "prk": 4 * n,
         "s_pndm": n + 1, "f_pndm": n + 9, "plms": n + 1, "pndm_variable": n + 9,
-        "dpmpp_2m": n, "edm_heun": 2 * n, "gddim": n, "gddim_sde": n,
+        "dpmpp_2m": n, "edm_heun": 2 * n, "gddim": n, "gddim_sde": n, "er_sde": n, "euler_maruyama": n,
+        "ancestral": n, "sscs": n, "conjugate": n, "conjugate_symplectic_euler": n,
+        "conjugate_velocity_verlet": 2 * n, "symplectic_euler": 2 * n, "reduced_symplectic_euler": n,
+        "velocity_verlet": 3 * n, "reduced_velocity_verlet": 2 * n, "verlet2": 2 * n, "oba": 2 * n, "reduced_oba": n,
+        "bao": 2 * n, "reduced_bao": n, "obab": 3 * n, "reduced_obab": 2 * n,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name, solver in registry.items() if "point mass" in solver.exact_for])
+@pytest.mark.parametrize(
+    "name", [name for name in ISOTROPIC if "point mass" in registry[name].exact_for and registry[name].kind == "ode"]
+)
 @pytest.mark.parametrize("process", [dn.VP(), dn.VP.cosine(), dn.VE()], ids=["linear", "cosine", "ve"])
 def test_exact_for_a_point_mass(process, name):
     tolerance = 1e-12 if process.rho(process.t_max) < 200 else 1e-9  # rounding grows with the noise of the start
@@ -175,7 +192,7 @@ def test_states_are_left_alone_and_keep_their_dtype(vp, name, options, dtype):
     checks.assert_pure(vp.problem, name, vp.u.to(dtype), grids.quadratic(vp.process, 6), **options)
 
 
-@pytest.mark.parametrize("name", registry)
+@pytest.mark.parametrize("name", ISOTROPIC)
 def test_float32_agrees_with_float64(vp, name):
     times = grids.quadratic(vp.process, 20)
     double, single = (dn.solve(vp.problem, name, vp.u.to(d), times).u.double() for d in (torch.float64, torch.float32))
@@ -192,7 +209,7 @@ GRIDS = ("uniform", "quadratic", "log_snr", "karras", "sigma", "from_table")
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-@pytest.mark.parametrize("name", registry)
+@pytest.mark.parametrize("name", ISOTROPIC)
 def test_finite_on_every_grid_or_refused(process, name):
     process = PROCESSES[process]
     problem, solver = dn.Problem(process, thin()), registry[name]

@@ -22,6 +22,7 @@ __all__ = [
     "bridge_residuals",
     "convert",
     "denoiser_slope_residual",
+    "euler_maruyama_defects",
     "gaussian_flow",
     "gaussian_flow_residual",
     "gaussian_moment_residuals",
@@ -29,6 +30,9 @@ __all__ = [
     "quantile_residuals",
     "reverse_family_residual",
     "tweedie_residual",
+    "weak_constant_residuals",
+    "weak_constants",
+    "weak_local_errors",
 ]
 
 KINDS = ("x0", "eps", "score", "v")
@@ -39,6 +43,7 @@ lam = sp.Symbol("lambda", nonnegative=True)
 # a Gaussian N(mu, s0^2) and the noise-to-signal ratios at the start (time t) and the end (time s) of a stretch
 mu, s0 = sp.Symbol("mu", real=True), sp.Symbol("s0", nonnegative=True)
 rho, rho_t, rho_s = sp.symbols("rho rho_t rho_s", positive=True)
+h, delta = sp.symbols("h delta", positive=True)  # a step in t, and one in log(rho)
 
 
 def tweedie_residual(k: int = 1) -> sp.Matrix:
@@ -217,3 +222,92 @@ def bridge_residuals() -> tuple[sp.Expr, sp.Expr, sp.Expr]:
         sp.simplify(joint.subs(rho_s, rho_t) - s0**2 - rho_t**2),
         sp.simplify(joint_covariance(sp.Integer(1)) - s0**2 - rho_s**2),
     )
+
+
+# ---- weak order on Gaussian data -----------------------------------------------------------------------------------
+
+
+def euler_maruyama_defects() -> dict[str, dict[int, sp.Expr]]:
+    r"""Mean and variance after one step of Euler-Maruyama from the exact law, minus the exact ones, by powers of h.
+
+    .. math:: -\frac{h^2}{2}\,\alpha''\mu, \qquad h^2\Big(k^2 C - \frac{C''}{2}\Big), \qquad
+        k = F + \frac{1+\lambda^2}{2}\frac{G^2}{C}, \quad C = \alpha^2 s_0^2 + \sigma^2
+
+    from :math:`m \mapsto (1 - hk)\,m + h(k - F)\,\alpha\mu` and :math:`V \mapsto (1 - hk)^2 V + \lambda^2 h G^2`. The
+    coefficients of h^0 and h^1 are 0. In alpha, C, F, G as functions of t. Ours. Assumes data N(mu, s0^2) and a smooth
+    schedule.
+    """
+    a, C = sp.Function("alpha", positive=True)(t), sp.Function("C", positive=True)(t)
+    known = {sp.diff(a, t): F * a, sp.diff(C, t): 2 * F * C + G**2}
+    k = F + (1 + lam**2) / 2 * G**2 / C
+    after = {
+        "mean": ((1 - h * k) * a * mu + h * (k - F) * a * mu, a * mu),
+        "variance": ((1 - h * k) ** 2 * C + lam**2 * h * G**2, C),
+    }
+    defects: dict[str, dict[int, sp.Expr]] = {}
+    for name, (value, exact) in after.items():
+        gap = sp.expand(value - sum((-h) ** j / sp.factorial(j) * sp.diff(exact, t, j) for j in range(3)))
+        low = {j: sp.expand(gap.coeff(h, j).subs(known)) for j in (0, 1)}
+        defects[name] = {**low, 2: sp.factor(gap.coeff(h, 2))}
+    return defects
+
+
+def weak_local_errors() -> dict[str, dict[int, sp.Expr]]:
+    r"""Variance of y after one step of length delta in log(rho) from the exact law, minus the exact one, by powers.
+
+    .. math:: \text{Euler-Maruyama: } \delta^2\rho^2\Big(\frac{p^2\rho^2}{s_0^2+\rho^2} - 1\Big), \qquad
+        \text{frozen data: } -\delta^2\,\frac{p^2\rho^2 s_0^2}{s_0^2+\rho^2}, \qquad p = 1 + \lambda^2
+
+    Euler-Maruyama is run on VE, where the time is rho. "frozen" is one step of `solvers.reverse_sde.frozen_data`:
+    :math:`y \mapsto x_0 + q^p (y - x_0) + \rho q\sqrt{1 - q^{2\lambda^2}}\,z` with :math:`q = e^{-\delta}`. The
+    coefficients of delta^0 and delta^1 are 0. Ours.
+    """
+    p, C, q = 1 + lam**2, s0**2 + rho**2, sp.exp(-delta)
+    length, slope = rho * (1 - q), s0**2 / C  # of the step; of the data prediction
+    after = {
+        "euler_maruyama": (1 - length * p * rho / C) ** 2 * C + lam**2 * length * 2 * rho,
+        "frozen": (slope + q**p * (1 - slope)) ** 2 * C + rho**2 * q**2 * (1 - q ** (2 * lam**2)),
+    }
+    exact = s0**2 + rho**2 * q**2
+    return {
+        name: {
+            j: sp.factor(sp.simplify(sp.diff(value - exact, delta, j).subs(delta, 0) / sp.factorial(j)))
+            for j in range(3)
+        }
+        for name, value in after.items()
+    }
+
+
+def weak_constants() -> dict[str, sp.Expr]:
+    r"""Error of the variance of y at the end of n steps uniform in log(rho), over delta = log(rho_t/rho_s)/n.
+
+    .. math:: \text{frozen data: } -\frac p2\,s_0^2\,(1 - r^p), \qquad
+        \text{Euler-Maruyama: } \frac{p+1}{2}\,(s_0^2+\rho_s^2)(1 - r^{p-1}) - \frac p2\,s_0^2\,(1 - r^p)
+
+    with :math:`p = 1 + \lambda^2` and :math:`r = (s_0^2 + \rho_s^2)/(s_0^2 + \rho_t^2)`, from the exact law at rho_t;
+    Euler-Maruyama on VE. Ours.
+    """
+    p, end = 1 + lam**2, s0**2 + rho_s**2
+    r = end / (s0**2 + rho_t**2)
+    frozen = -p / 2 * s0**2 * (1 - r**p)
+    return {"euler_maruyama": (p + 1) / 2 * end * (1 - r ** (p - 1)) + frozen, "frozen": frozen}
+
+
+def weak_constant_residuals() -> dict[str, tuple[sp.Expr, sp.Expr]]:
+    r"""`weak_constants` adds up `weak_local_errors`, each carried to the end: two residuals per method, all 0.
+
+    .. math:: \frac{\partial}{\partial\rho_t}\,\mathrm{constant} = \frac{1}{\rho_t}\,d(\rho_t)\,r^p, \qquad
+        \mathrm{constant} = 0 \text{ for } \rho_t = \rho_s
+
+    with d the coefficient of delta^2: a step is :math:`d\rho = \rho\,\delta`, and an error of the variance shrinks by
+    :math:`r^p`, the square of the factor in `joint_covariance`.
+    """
+    carried = ((s0**2 + rho_s**2) / (s0**2 + rho_t**2)) ** (1 + lam**2)
+    local = weak_local_errors()
+    return {
+        name: (
+            sp.simplify(sp.diff(constant, rho_t) - local[name][2].subs(rho, rho_t) * carried / rho_t),
+            sp.simplify(constant.subs(rho_t, rho_s)),
+        )
+        for name, constant in weak_constants().items()
+    }

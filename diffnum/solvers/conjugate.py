@@ -7,14 +7,15 @@ r"""Conjugate integrators (Pandey, Rudolph and Mandt 2023, arXiv:2310.07894).
 | C_out | -K^{-T}, K the root of the covariance |
 | z-hat | the state between A_t and its inverse; it does not appear |
 
-The probability-flow ODE is split into :math:`\dot u = (F - B) u + B u + \tfrac12 G G^T K^{-T} \epsilon_K`. The first part
-is solved exactly by its fundamental matrix X, on the second and third Euler's method acts:
+The probability-flow ODE is split into :math:`\dot u = (F - B) u + B u + \tfrac12 G G^T K^{-T} \epsilon_K`. The first
+part is solved exactly by its fundamental matrix X, on the second and third Euler's method acts:
 
-.. math:: u_s = X(s, t) (I - h B) u_t + \Bigl[\int_t^s X(s, \tau) \tfrac12 G G^T K_\tau^{-T} \, d\tau\Bigr] \epsilon_K(u_t, t),
+.. math:: u_s = X(s, t) (I - h B) u_t
+              + \Bigl[\int_t^s X(s, \tau) \tfrac12 G G^T K_\tau^{-T} \, d\tau\Bigr] \epsilon_K(u_t, t),
           \qquad h = t - s .
 
-The paper writes X as the exponential of an integral. That is right where the matrices commute; here X is the fundamental
-matrix always.
+The paper writes X as the exponential of an integral. That is right where the matrices commute; here X is the
+fundamental matrix always.
 """
 
 from collections.abc import Iterator, Sequence
@@ -155,7 +156,8 @@ def conjugate_velocity_verlet(
 ) -> Iterator[Tensor]:
     r"""Conjugate velocity Verlet: momentum over the first half, position, momentum over the second half.
 
-    .. math:: u_1 = B_{[t, t_m]}(u, e), \quad u_2 = A_{[t, t']}(u_1, e), \quad u' = B_{[t_m, t']}(u_2, \epsilon_L(u_2, t'))
+    .. math:: u_1 = B_{[t, t_m]}(u, e), \quad u_2 = A_{[t, t']}(u_1, e), \quad
+              u' = B_{[t_m, t']}(u_2, \epsilon_L(u_2, t'))
 
     with :math:`e = \epsilon_L(u, t)` and :math:`t_m = (t + t')/2`. Order 1; two evaluations a step. State
     ``(batch, 2, *event)``.

@@ -83,7 +83,7 @@ class _Admissible:
             if high < low * (1 - 1e-13):
                 raise ValueError(
                     f"phi={self.name!r} is not admissible: psi = phi(x)/x falls from {low:.6g} at x={x:.6g} to "
-                    f"{high:.6g} at x={y:.6g}, and the SDE would need a negative variance; take one that never decreases"
+                    f"{high:.6g} at x={y:.6g}: the SDE would need a negative variance; take one that never decreases"
                 )
 
 

@@ -12,10 +12,10 @@ With the score s the reverse ODE of phase-space Langevin diffusion falls into tw
 .. math:: A:\; x' = \tfrac12 (w \Gamma x - M^{-1} m + w \Gamma s_x), \qquad
           B:\; m' = \tfrac12 (x + w \nu m + w M \nu s_m) \qquad \text{(per unit of } b),
 
-with w = 1. The reverse SDE has w = 2, and a third part O, the Ornstein-Uhlenbeck process that is solved exactly. A method
-is a sequence of these, each advanced by one explicit Euler substep; *reduced* methods reuse a score. No code of the paper
-is public: names and sequences follow its reviews, and what they leave open (substep order, times of the last score) is
-our definition.
+with w = 1. The reverse SDE has w = 2, and a third part O, the Ornstein-Uhlenbeck process that is solved exactly. A
+method is a sequence of these, each advanced by one explicit Euler substep; *reduced* methods reuse a score. No code of
+the paper is public: names and sequences follow its reviews, and what they leave open (substep order, times of the last
+score) is our definition.
 """
 
 from collections.abc import Iterator
@@ -85,7 +85,8 @@ def steps(process: Any, times: list[float]) -> Iterator[tuple[float, float, floa
 
 def score(problem: Problem, x: Tensor, m: Tensor, t: float) -> tuple[Tensor, Tensor]:
     """Score of position and momentum at the state (x, m); one evaluation."""
-    return problem.score(torch.stack((x, m), 1), t).unbind(1)
+    sx, sm = problem.score(torch.stack((x, m), 1), t).unbind(1)
+    return sx, sm
 
 
 # ------------------------------------------------------------------------------------------------- deterministic
@@ -96,7 +97,6 @@ def score(problem: Problem, x: Tensor, m: Tensor, t: float) -> tuple[Tensor, Ten
     nfe=lambda n, first="momentum": 2 * n,
     paper=f"{PAPER}, naive symplectic Euler",
     families=PHASE_SPACE,
-    reaches_zero=lambda n, first="momentum": True,
     values={"first": FIRST},
     register=True,
 )
@@ -219,7 +219,8 @@ def reduced_velocity_verlet(problem: Problem, u: Tensor, times: list[float], las
 def verlet2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""A velocity Verlet method of order 2: the implicit halves are predicted.
 
-    .. math:: m_2 &= B_{h/2}(x, m; s_m), \quad m_p = 2 m_2 - m, \quad x_p = A_h(x, m_2; s_x), \quad s' = s(x_p, m_p, t') \\
+    .. math:: m_2 &= B_{h/2}(x, m; s_m), \quad m_p = 2 m_2 - m, \quad x_p = A_h(x, m_2; s_x), \\
+              s' &= s(x_p, m_p, t') \\
               x' &= x + \tfrac{h}{2} \bigl(-M^{-1} m_2 + \tfrac{\Gamma}{2} (x + x_p + s_x + s'_x)\bigr), \quad
               m' = m_2 + \tfrac{h}{4} (x' + \nu m_p + M \nu s'_m)
 
