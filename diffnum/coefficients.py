@@ -4,7 +4,7 @@ No weight is typed in that can be computed: Adams-Bashforth weights are integral
 rationals for uniform steps. ``tests/test_pndm.py`` compares all of them with SymPy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -189,6 +189,35 @@ def ready(A: Tensor, u: Tensor) -> Coefficient:
         return A.to(u.device, u.dtype)
     A = A.to(u.device, torch.float64 if u.dtype == torch.float64 else torch.float32)
     return A if A.ndim == 3 else A.expand(len(u), *A.shape)
+
+
+def on_grid(
+    tables: Callable[..., Iterable[Iterable[Tensor]]], process: Any, times: Sequence[float], u: Tensor, *arguments: Any
+) -> list[list[Coefficient]]:
+    """The coefficients of all steps of a grid in the form that u meets, computed once per grid and kept.
+
+    Args:
+        tables: ``tables(process, times, *arguments)`` gives the float64 coefficients ``(*freq, r, c)`` of each step.
+        process, times: the process and the grid.
+        u: a state that they will meet.
+        *arguments: further hashable arguments of ``tables``.
+    """
+    return _on_grid(tables, process, tuple(times), len(u), u.dtype, u.device, arguments)
+
+
+@lru_cache(maxsize=64)
+def _on_grid(
+    tables: Callable[..., Iterable[Iterable[Tensor]]],
+    process: Any,
+    times: tuple[float, ...],
+    batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    arguments: tuple[Any, ...],
+) -> list[list[Coefficient]]:
+    like = torch.empty(batch, 0, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # a cached inference tensor would break autograd later
+        return [[ready(A, like) for A in step] for step in tables(process, times, *arguments)]
 
 
 def act(A: Tensor | float, u: Tensor) -> Tensor:

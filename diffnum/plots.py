@@ -42,6 +42,13 @@ STYLE: dict[str, dict[str, str]] = {
         ("prk", 3, "^", "-"), ("pndm_variable", 2, "*", "-"),
         ("euler", 6, "x", ":"), ("heun", 5, "v", ":"), ("rk4", 3, "<", ":"), ("ab2", 0, ">", ":"),
         ("ab4", 2, "h", ":"), ("fon", 0, "p", "-."), ("dpmpp_2m", 0, "X", "-"), ("edm_heun", 3, "d", "-."),
+        ("gddim", 1, "o", "-"), ("gddim_sde", 1, "s", ":"), ("euler_maruyama", 6, "D", "-."),
+        ("ancestral", 5, "^", "-."), ("er_sde", 2, "P", "-"), ("conjugate", 3, "*", "-."),
+        ("conjugate_symplectic_euler", 3, "v", ":"), ("conjugate_velocity_verlet", 3, "<", "-"),
+        ("symplectic_euler", 0, "s", ":"), ("reduced_symplectic_euler", 0, "^", "-."), ("velocity_verlet", 2, "x", ":"),
+        ("reduced_velocity_verlet", 2, "D", "-."), ("verlet2", 2, "v", "-"), ("oba", 4, "o", ":"),
+        ("reduced_oba", 4, "s", "-"), ("bao", 4, "D", ":"), ("reduced_bao", 4, "^", "-."), ("obab", 5, "o", ":"),
+        ("reduced_obab", 5, "P", "-"), ("sscs", 6, "h", "-"),
     )
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ class SolverTable(Directive):
         rows = [
             [
                 f"``{name}``",
-                str(solver.order(grid="log_snr")),
+                f"{'weak ' if solver.kind == 'sde' else ''}{solver.order(grid='log_snr')}",
                 str(solver.order(grid="uniform")),
                 str(solver.order(grid="sigma")),
                 cost(solver),

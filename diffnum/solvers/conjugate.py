@@ -18,14 +18,14 @@ The paper writes X as the exponential of an integral. That is right where the ma
 fundamental matrix always.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffnum.coefficients import combine, propagators, ready
+from diffnum.coefficients import combine, on_grid, propagators
 from diffnum.problem import Problem
 from diffnum.runner import method
 
@@ -105,10 +105,23 @@ def conjugate(
         lam: lambda, per unit time; without meaning for "zero".
         K: root of the covariance that defines the noise prediction, "L" as in the paper or "R".
     """
-    linear, gain = conjugate_weights(problem.process, list(pairwise(times)), B, lam, K)
-    for t, *coefficients in zip(times[:-1], [ready(A, u) for A in linear], [ready(A, u) for A in gain], strict=True):
+    table = on_grid(substeps, problem.process, times, u, B, lam, K, None)
+    for t, coefficients in zip(times, table, strict=False):
         u = combine(coefficients, (u, problem.eps(u, t, K)))
         yield u
+
+
+def substeps(
+    process: Any, times: Sequence[float], B: str, lam: float, K: str, rows: tuple[int, ...] | None, span: str = "whole"
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """For every step the coefficients of state and noise prediction, over the whole step or one of its halves."""
+    middle = {
+        "whole": lambda t, s: (t, s),
+        "early": lambda t, s: (t, (t + s) / 2),
+        "late": lambda t, s: ((t + s) / 2, s),
+    }
+    edges = [middle[span](t, s) for t, s in pairwise(times)]
+    return zip(*conjugate_weights(process, edges, B, lam, K, rows), strict=True)
 
 
 @method(
@@ -132,13 +145,11 @@ def conjugate_symplectic_euler(
         B, lam: as for :func:`conjugate`, the rows of B going to the substeps.
         first: which part moves first.
     """
-    edges, order = list(pairwise(times)), (0, 1) if first == "position" else (1, 0)
-    tables = [[[ready(A, u) for A in table] for table in conjugate_weights(problem.process, edges, B, lam, "L", (row,))]
-              for row in order]  # fmt: skip
-    for i, t in enumerate(times[:-1]):
+    rows = ((0,), (1,)) if first == "position" else ((1,), (0,))
+    tables = [on_grid(substeps, problem.process, times, u, B, lam, "L", row) for row in rows]
+    for t, one, two in zip(times[:-1], *tables, strict=True):
         e = problem.eps(u, t, "L")
-        for linear, gain in tables:
-            u = combine((linear[i], gain[i]), (u, e))
+        u = combine(two, (combine(one, (u, e)), e))
         yield u
 
 
@@ -165,15 +176,12 @@ def conjugate_velocity_verlet(
     Args:
         B, lam: as for :func:`conjugate`, the rows of B going to the substeps.
     """
-    edges = list(pairwise(times))
-    halves = [[(t, (t + s) / 2) for t, s in edges], edges, [((t + s) / 2, s) for t, s in edges]]
     early, whole, late = (
-        [[ready(A, u) for A in table] for table in conjugate_weights(problem.process, span, B, lam, "L", (row,))]
-        for span, row in zip(halves, (1, 0, 1), strict=True)
+        on_grid(substeps, problem.process, times, u, B, lam, "L", row, span)
+        for row, span in (((1,), "early"), ((0,), "whole"), ((1,), "late"))
     )
-    for i, (t, s) in enumerate(edges):
+    for i, (t, s) in enumerate(pairwise(times)):
         e = problem.eps(u, t, "L")
-        for linear, gain in (early, whole):
-            u = combine((linear[i], gain[i]), (u, e))
-        u = combine((late[0][i], late[1][i]), (u, problem.eps(u, s, "L")))
+        u = combine(whole[i], (combine(early[i], (u, e)), e))
+        u = combine(late[i], (u, problem.eps(u, s, "L")))
         yield u

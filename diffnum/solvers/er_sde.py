@@ -16,6 +16,7 @@ Every phi for which psi = phi(x)/x does not decrease gives an SDE with the margi
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import exp, expm1, factorial, isfinite, log, log10
 from typing import Any
@@ -153,6 +154,17 @@ def grid_weights(
     return table
 
 
+@lru_cache(maxsize=64)
+def admissible_weights(
+    process: Any, times: tuple[float, ...], phi: str | Scale, *options: Any
+) -> list[tuple[float, ...]]:
+    """:func:`grid_weights` of a noise scale that is checked on the way; kept, for a grid is used more than once."""
+    psi = _Admissible(phi)
+    table = grid_weights(process, times, psi, *options)
+    psi.check()
+    return table
+
+
 def _is_ode(phi: str | Scale) -> bool:
     return phi == "x"
 
@@ -229,9 +241,7 @@ def er_sde(
     Raises:
         ValueError: psi is not positive or decreases inside the grid: no SDE has this phi.
     """
-    psi = _Admissible(phi)
-    table = grid_weights(problem.process, times, psi, order, quadrature, derivative, clip_variance)
-    psi.check()
+    table = admissible_weights(problem.process, tuple(times), phi, order, quadrature, derivative, clip_variance)
     random, past = any(weights[-1] for weights in table), []
     for t, (linear, *frozen, scale) in zip(times, table, strict=False):
         past = [problem.x0(u, t), *past[: order - 1]]

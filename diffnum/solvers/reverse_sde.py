@@ -7,14 +7,14 @@ For every :math:`\lambda \ge 0` the equation
 solved from large t to small t, has the marginals of the process (Song et al. 2021, arXiv:2011.13456, for 0 and 1).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffnum.coefficients import combine, lower_root, ready
+from diffnum.coefficients import combine, lower_root, on_grid
 from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import EVERY, method, weight
@@ -46,14 +46,16 @@ def euler_maruyama(
         lam: weight of the noise, at least 0; 1 is the reverse SDE, 0 Euler's method for the probability-flow ODE.
         noise: source of standard normal draws.
     """
-    process = problem.process
-    for t, s in pairwise(times):
-        h = t - s
+    table = on_grid(spreads, problem.process, times, u, lam)
+    for (t, s), spread in zip(pairwise(times), table, strict=True):
         drift = problem.drift(u, problem.eps(u, t), t, lam)
-        spread = ready(lam * h**0.5 * process.G(t), u)
-        kick = combine((spread,), (noise(u),))
-        u = combine((1.0, -h, 1.0), (u, drift, kick))
+        u = combine((1.0, s - t, 1.0), (u, drift, combine(spread, (noise(u),))))
         yield u
+
+
+def spreads(process: Any, times: Sequence[float], lam: float) -> Iterable[tuple[Tensor]]:
+    """For every step of :func:`euler_maruyama` the coefficient of the draw."""
+    return ((lam * (t - s) ** 0.5 * process.G(t),) for t, s in pairwise(times))
 
 
 def frozen_data(problem: Problem, u: Tensor, times: list[float], lam: float, noise: Noise) -> Iterator[Tensor]:
@@ -64,16 +66,20 @@ def frozen_data(problem: Problem, u: Tensor, times: list[float], lam: float, noi
 
     with :math:`\hat\Psi` and P from ``process.reverse_step`` and the lower Cholesky factor of P.
     """
-    process = problem.process
+    table = on_grid(frozen_weights, problem.process, times, u, lam)
+    for t, coefficients in zip(times, table, strict=False):
+        u = combine(coefficients, (u, problem.eps(u, t), noise(u)))
+        yield u
+
+
+def frozen_weights(process: Any, times: Sequence[float], lam: float) -> Iterable[tuple[Tensor, ...]]:
+    """For every step of :func:`frozen_data` the coefficients of state, noise prediction and draw."""
     grid = torch.tensor(times, dtype=torch.float64)
     frm, to = grid[:-1], grid[1:]
     through, P = process.reverse_step(to, frm, lam)
     direct = process.transition(to, frm)
     gain = (through - direct) @ process.rotation_root(frm)
-    tables = [[ready(A, u) for A in table] for table in (direct, gain, lower_root(P))]
-    for t, *coefficients in zip(times[:-1], *tables, strict=True):
-        u = combine(coefficients, (u, problem.eps(u, t), noise(u)))
-        yield u
+    return zip(direct, gain, lower_root(P), strict=True)
 
 
 def frozen_clock(process: Any, lam: float = 1.0) -> Callable[[float], float]:

@@ -18,7 +18,7 @@ the paper is public: names and sequences follow its reviews, and what they leave
 score) is our definition.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, expm1
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffnum.coefficients import combine, lower_root, ready
+from diffnum.coefficients import combine, lower_root, on_grid
 from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import method, weight
@@ -76,7 +76,7 @@ def parts(process: Any, w: float) -> Parts:
     return Parts(process.Gamma, process.nu, process.mass, w)
 
 
-def steps(process: Any, times: list[float]) -> Iterator[tuple[float, float, float]]:
+def steps(process: Any, times: Sequence[float]) -> Iterator[tuple[float, float, float]]:
     """``(t, s, h)`` for every step: from, to, and the change of b, which is positive."""
     b = [process.clock(t) for t in times]
     for (t, s), (now, then) in zip(pairwise(times), pairwise(b), strict=True):
@@ -379,18 +379,22 @@ def sscs(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) -> It
     The score is that of the start time, and :math:`10^{-9}` is added to the variances, as published. Weak order 1, for
     the score part is one Euler step; one evaluation and two draws a step. State ``(batch, 2, *event)``.
     """
-    process = problem.process
-    p = parts(process, 2)
-    stationary = process.prior_root() @ process.prior_root().mT
-    # the drift of the process with position and momentum exchanged in sign: C is F with the rotation reversed
-    mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64))
-    for t, _, h in steps(process, times):
-        E = mirror @ process.propagator(h / 2) @ mirror
-        P = stationary - E @ stationary @ E.mT + 1e-9 * torch.eye(2, dtype=torch.float64)
-        half = (ready(E, u), ready(lower_root(P), u))
+    process, p = problem.process, parts(problem.process, 2)
+    halves = on_grid(analytic_halves, process, times, u)
+    for (t, _, h), half in zip(steps(process, times), halves, strict=True):
         u = combine(half, (u, noise(u)))
         (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
         a, b = p.Gamma * h, p.mass * p.nu * h
         u = torch.stack((combine((1 + a, a), (x, sx)), combine((1 + b / p.mass, b), (m, sm))), 1)
         u = combine(half, (u, noise(u)))
         yield u
+
+
+def analytic_halves(process: Any, times: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
+    """For every step of :func:`sscs` the coefficients of state and draw in its analytic halves."""
+    stationary = process.prior_root() @ process.prior_root().mT
+    # the transition of the process with the rotation reversed
+    mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64))
+    for _, _, h in steps(process, times):
+        E = mirror @ process.propagator(h / 2) @ mirror
+        yield E, lower_root(stationary - E @ stationary @ E.mT + 1e-9 * torch.eye(2, dtype=torch.float64))
