@@ -10,6 +10,7 @@ PYTHON      ?= python3
 VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
+WORKERS     ?= 2
 
 SHELL  := /bin/sh
 BIN     = $(VENV)/bin
@@ -42,7 +43,7 @@ help: ## show this list
 	@echo
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  CONSTRAINTS=$(CONSTRAINTS)  PYTEST_ARGS=$(PYTEST_ARGS)"
+	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  CONSTRAINTS=$(CONSTRAINTS)  PYTEST_ARGS=$(PYTEST_ARGS)  WORKERS=$(WORKERS)"
 
 # ---------------------------------------------------------------------------------------------------- installation
 $(STAMPS)/venv:
@@ -102,13 +103,13 @@ $(STAMPS)/types: $(STAMPS)/dev $(LIBRARY)
 
 $(STAMPS)/unit: $(STAMPS)/dev $(LIBRARY) $(TESTS) $(LABS) $(PAGES) README.md
 	@echo "== unit"
-	MPLBACKEND=agg $(PY) -m pytest -q -m "not gpu" $(PYTEST_ARGS)
+	MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not gpu" -n $(WORKERS) $(PYTEST_ARGS)
 	@touch "$@"
 
 # Warnings of the notebook tools are not ours; what a notebook prints to stderr is compared and so still counts.
 $(STAMPS)/notebooks: $(STAMPS)/dev $(LIBRARY) $(LABS) tests/sanitize.cfg
 	@echo "== notebooks"
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -W default --nbval notebooks --nbval-current-env \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -W default -n $(WORKERS) --dist loadfile --nbval notebooks --nbval-current-env \
 	  --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout 120 --ignore=notebooks/assignments $(PYTEST_ARGS)
 	@touch "$@"
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from diffnum.dct import dct2, decay, frequencies, idct2
-from diffnum.processes.linear import LinearProcess, number, scalars
+from diffnum.processes.linear import Diagonal, number, scalars
 
 OFFSET, SPAN = 0.004, 1.008  # of the angle theta: at t = 0 there is already a little noise
 VE_MAX = 80.0  # sampling starts where the noise-to-signal ratio is that of VE at 80, in the paper's code
 
 
-class Blurring(LinearProcess):
+class Blurring(Diagonal):
     r"""Blurring diffusion on images, in the orthonormal DCT-II basis, for any height and width.
 
     States are DCT coefficients ``(batch, ..., H, W)``: ``encode`` is the transform, ``decode`` its inverse. Time runs
@@ -128,37 +128,15 @@ class Blurring(LinearProcess):
         """Root of the covariance, ``(*t, H, W, 1, 1)``: sigma."""
         return _matrix(self.sigma(number(t))[..., None, None].expand(*number(t).shape, *self.shape))
 
-    def rotation_root(self, t: Tensor | float) -> Tensor:
-        """The root R, here the same as :meth:`cholesky`."""
-        return self.cholesky(t)
-
-    def cov(self, t: Tensor | float) -> Tensor:
-        """Covariance of the noise, ``(*t, H, W, 1, 1)``: sigma^2."""
-        return self.cholesky(t) ** 2
-
-    def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
-        r"""What the noise prediction contributes to the velocity: :math:`G^2/(2\sigma)`, ``(*t, H, W, 1, 1)``."""
-        return _matrix(self._rates(number(t))[1]) / (2 * self.root(t, K))
-
     def statistic(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         r"""State as clean coefficients plus noise: factors :math:`1/\alpha_k` and levels :math:`\sigma/\alpha_k`."""
         alpha = self.alpha(t)
         return _matrix(1 / alpha), self.sigma(number(t))[..., None, None] / alpha
 
-    def expansion(self, t: Tensor | float, what: str) -> tuple[Tensor | None, Tensor | None]:
-        r"""The denoiser's noise prediction is the process's own; the score is :math:`-\hat\epsilon/\sigma`."""
-        if what == "score":
-            return None, -1 / self.cholesky(t)
-        self.root(t, what)  # refuses an unknown name
-        return None, None
-
-    def reverse_step(self, to: Tensor | float, frm: Tensor | float, lam: float) -> tuple[Tensor, Tensor]:
-        """Step of the reverse SDE with the data prediction frozen: a power of the ratio of noise-to-signal ratios."""
-        to, frm = number(to), number(frm)
+    def _log_q(self, to: Tensor, frm: Tensor) -> Tensor:
+        """log(sigma(to)/sigma(frm)) less the change of log alpha."""
         ratio = self.sigma(to) / self.sigma(frm)
-        log_q = ratio.log()[..., None, None, None, None] - self.integral_F(to, frm)
-        power, variance = (lam**2 * log_q).exp(), -torch.expm1(2 * lam**2 * log_q)
-        return ratio[..., None, None, None, None] * power, self.cov(to) * variance
+        return ratio.log()[..., None, None, None, None] - self.integral_F(to, frm)
 
     @scalars
     def rho(self, t: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from math import log
 import torch
 from torch import Tensor
 
-from diffnum.processes.linear import LinearProcess, number, remember, scalars
+from diffnum.processes.linear import Diagonal, number, remember, scalars
 from diffnum.processes.schedules import COSINE_RATIO, Cosine, Linear, Table
 
 
-class Isotropic(LinearProcess):
+class Isotropic(Diagonal):
     """What VP and VE share once ``alpha``, ``sigma``, ``beta`` and the exact change over a step are known."""
 
     family = "isotropic"
@@ -131,43 +131,15 @@ class Isotropic(LinearProcess):
         """Lower root of the covariance, ``(*t, 1, 1)``: sigma."""
         return _matrix(self._signal(number(t))[1])
 
-    def rotation_root(self, t: Tensor | float) -> Tensor:
-        """The root R of the covariance, ``(*t, 1, 1)``; in one dimension the same as :meth:`cholesky`."""
-        return self.cholesky(t)
-
-    def cov(self, t: Tensor | float) -> Tensor:
-        """Covariance of the noise, ``(*t, 1, 1)``: sigma^2."""
-        return self.cholesky(t) ** 2
-
-    def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
-        r"""What the noise prediction contributes to the velocity: :math:`G^2/(2\sigma)`, ``(*t, 1, 1)``."""
-        return _matrix(self._rates(number(t))[1]) / (2 * self.root(t, K))
-
     def statistic(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         r"""The state as clean data plus noise: the factor :math:`1/\alpha` and the level :math:`\sigma/\alpha`."""
         alpha, sigma = self._signal(number(t))
         return _matrix(1 / alpha), sigma / alpha
 
-    def expansion(self, t: Tensor | float, what: str) -> tuple[Tensor | None, Tensor | None]:
-        r"""The denoiser's noise prediction is the process's own; the score is :math:`-\hat\epsilon/\sigma`."""
-        if what == "score":
-            return None, -1 / self.cholesky(t)
-        self.root(t, what)  # refuses an unknown name
-        return None, None
-
-    def reverse_step(self, to: Tensor | float, frm: Tensor | float, lam: float) -> tuple[Tensor, Tensor]:
-        r"""Step of the reverse SDE with the data prediction frozen: a power of the ratio of noise levels.
-
-        .. math:: \hat\Psi = \frac{\sigma_s}{\sigma_t} q^{\lambda^2}, \qquad P = \sigma_s^2 (1 - q^{2\lambda^2}),
-                  \qquad q = \frac{\sigma_s/\alpha_s}{\sigma_t/\alpha_t}
-        """
-        to, frm = number(to), number(frm)
-        psi, sigma_s, sigma_t = self._log_change(to, frm).exp(), self._signal(to)[1], self._signal(frm)[1]
-        # log q = log(1 + (rho_s - rho_t)/rho_t), with a difference that is right for small steps
-        log_q = torch.log1p((self._noise_factor(to, frm) / (psi * sigma_t)).clamp_min(-1.0))
-        power = (lam**2 * log_q).exp() if lam else torch.ones_like(log_q)  # at s = 0 log q is -inf, and 0 * inf a NaN
-        variance = -torch.expm1(2 * lam**2 * log_q) if lam else torch.zeros_like(log_q)
-        return _matrix(sigma_s / sigma_t * power), _matrix(sigma_s**2 * variance)
+    def _log_q(self, to: Tensor, frm: Tensor) -> Tensor:
+        """log(1 + (rho(to) - rho(frm))/rho(frm)), with a difference that is right for small steps."""
+        psi, sigma_frm = self._log_change(to, frm).exp(), self._signal(frm)[1]
+        return _matrix(torch.log1p((self._noise_factor(to, frm) / (psi * sigma_frm)).clamp_min(-1.0)))
 
     def prior_root(self) -> Tensor:
         """Standard deviation of the start states, ``(1, 1)``."""

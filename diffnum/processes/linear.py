@@ -307,6 +307,47 @@ class LinearProcess:
         return act(self.mean(t), self.coordinates(x0)) + act(self.cholesky(t), noise)
 
 
+class Diagonal(LinearProcess):
+    """A process with k = 1: a number for all coordinates (VP, VE) or one per frequency (blurring).
+
+    Both roots of the covariance are the noise level, and the denoiser's noise prediction is the process's own.
+    """
+
+    def _log_q(self, to: Tensor, frm: Tensor) -> Tensor:
+        """Logarithm of the ratio of the noise-to-signal ratios at ``to`` and ``frm``, ``(*t, *freq, 1, 1)``."""
+        raise NotImplementedError
+
+    def rotation_root(self, t: Tensor | float) -> Tensor:
+        """The root R of the covariance, ``(*t, *freq, 1, 1)``: here the same as :meth:`cholesky`."""
+        return self.cholesky(t)
+
+    def cov(self, t: Tensor | float) -> Tensor:
+        """Covariance of the noise, ``(*t, *freq, 1, 1)``: sigma^2."""
+        return self.cholesky(t) ** 2
+
+    def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
+        r"""What the noise prediction contributes to the velocity: :math:`G^2/(2\sigma)`, ``(*t, *freq, 1, 1)``."""
+        return self.G(t) ** 2 / (2 * self.root(t, K))
+
+    def expansion(self, t: Tensor | float, what: str) -> tuple[Tensor | None, Tensor | None]:
+        r"""The denoiser's noise prediction is the process's own; the score is :math:`-\hat\epsilon/\sigma`."""
+        if what == "score":
+            return None, -1 / self.cholesky(t)
+        self.root(t, what)  # refuses an unknown name
+        return None, None
+
+    def reverse_step(self, to: Tensor | float, frm: Tensor | float, lam: float) -> tuple[Tensor, Tensor]:
+        r"""Step of the reverse SDE with the data prediction frozen: a power of the ratio of noise levels.
+
+        .. math:: \hat\Psi = \frac{\sigma_s}{\sigma_t} q^{\lambda^2}, \qquad P = \sigma_s^2 (1 - q^{2\lambda^2}),
+                  \qquad q = \frac{\sigma_s/\alpha_s}{\sigma_t/\alpha_t}
+        """
+        to, frm = number(to), number(frm)
+        log_q = self._log_q(to, frm)
+        power = lam**2 * (log_q if lam else torch.zeros_like(log_q))  # at s = 0 log q is -inf, and 0 * inf a NaN
+        return self.cholesky(to) / self.cholesky(frm) * power.exp(), self.cov(to) * -torch.expm1(2 * power)
+
+
 def row_times(t: Tensor | float, u: Tensor) -> Tensor | float:
     """A time, or one time per row of u, as a process takes it.
 

@@ -8,6 +8,10 @@ reused buffer, is timed right before each, and CPU time is taken, since other jo
 The hand-written forms are loops over `torch.mul(..., out=)` and `add_` with reused buffers and ready coefficients,
 made from the algorithms: scale the state for the denoiser, average the history (one pass per entry), move. They obey
 the one rule of the library that costs memory: the state before a step survives it, so the state has two buffers.
+On phase space the coefficients are 2x2 matrices, and `torch.bmm(..., out=)` and `baddbmm_` take the place of `mul` and
+`add_`; where only the position or the momentum moves, or the matrix is diagonal, passes over the halves are cheaper.
+
+Stochastic solvers are given one stored tensor as their noise, so that the generator of random numbers is not timed.
 
 To add a solver, add a line to :data:`ROWS`; a process with a larger state brings its shape along.
 """
@@ -27,7 +31,9 @@ from torch import Tensor
 import diffnum as dn
 
 STEPS, ROUNDS, MILLISECONDS = 50, 40, 8
-SHAPE = (16, 3, 32, 32)
+SHAPE, PHASE_SPACE = (16, 3, 32, 32), (16, 2, 3, 32, 32)
+ORDERS = (1, 2, 3, 4)  # of gDDIM, on VP and on CLD
+WEIGHTS = (0.99, 0.03, -0.01, 0.002, -0.001, 0.001)  # of the state, slopes and draw in a sum: some numbers
 
 
 class Stored:
@@ -57,14 +63,31 @@ def mix(out: Tensor, weights: tuple[float, ...], states: list[Tensor]) -> Tensor
 
 
 class InRho:
-    """Noise predictions, moved along by the transfer map: one pass to scale the state, two to move."""
+    """Noise predictions, moved along by the transfer map: one pass to scale the state, two to move.
 
-    def __init__(self, denoiser: Any, u: Tensor) -> None:
-        self.eps, self.x = denoiser.eps, torch.empty_like(u)
+    Args:
+        denoiser: what to call.
+        u: a state; buffers are made like it.
+        z: a draw for stochastic forms.
+    """
+
+    def __init__(self, denoiser: Any, u: Tensor, z: Tensor) -> None:
+        self.eps, self.x, self.z = denoiser.eps, torch.empty_like(u), z
+
+    @staticmethod
+    def arranged(u: Tensor) -> Tensor:
+        """A state in the shape in which the form wants it."""
+        return u
 
     def slope(self, u: Tensor, slot: int) -> Tensor:
         torch.mul(u, 1.01, out=self.x)
         return self.eps(self.x, 0.5)
+
+    def sum(self, out: Tensor, states: list[Tensor]) -> Tensor:
+        return mix(out, WEIGHTS[: len(states)], states)
+
+    def diffuse(self, out: Tensor) -> Tensor:
+        return out.add_(self.z, alpha=0.01)
 
     def move(self, out: Tensor, u: Tensor, k: Tensor) -> Tensor:
         torch.mul(u, 0.99, out=out)
@@ -74,8 +97,8 @@ class InRho:
 class InTime(InRho):
     """Velocities, moved along a straight line: one pass to scale, two for F x + C e, one to move."""
 
-    def __init__(self, denoiser: Any, u: Tensor) -> None:
-        super().__init__(denoiser, u)
+    def __init__(self, denoiser: Any, u: Tensor, z: Tensor) -> None:
+        super().__init__(denoiser, u, z)
         self.k = [torch.empty_like(u) for _ in range(7)]
 
     def slope(self, u: Tensor, slot: int) -> Tensor:
@@ -85,7 +108,54 @@ class InTime(InRho):
         return torch.add(u, k, alpha=-0.02, out=out)
 
 
-Form = Callable[[InRho, Tensor, int], None]
+class OnPhaseSpace(InRho):
+    """Scores or noise predictions A u + b eps: one row product for the denoiser, two passes for the sum.
+
+    States have the shape ``(batch, 2, numbers)``, which batched products of matrices take.
+    """
+
+    def __init__(self, denoiser: Any, u: Tensor, z: Tensor) -> None:
+        super().__init__(denoiser, u, z)
+        batch, _, numbers = u.shape
+        self.x = torch.empty(SHAPE)
+        self.y = self.x.view(batch, 1, numbers)
+        self.k = [torch.empty_like(u) for _ in range(4)]
+        self.row, self.b = (torch.tensor(m).expand(batch, -1, -1) for m in ([[0.9, 0.1]], [[0.3], [0.2]]))
+        self.A = torch.tensor([[0.9, 0.1], [-0.1, 0.8]]).expand(batch, -1, -1)
+        self.matrices = [(torch.tensor([[w, 0.3 * w], [-0.2 * w, w]])).expand(batch, -1, -1) for w in WEIGHTS]
+
+    @staticmethod
+    def arranged(u: Tensor) -> Tensor:
+        return u.flatten(2)
+
+    def slope(self, u: Tensor, slot: int) -> Tensor:
+        torch.bmm(self.row, u, out=self.y)
+        k = torch.bmm(self.A, u, out=self.k[slot])
+        return k.baddbmm_(self.b, self.eps(self.x, 0.5).view(self.y.shape))
+
+    def sum(self, out: Tensor, states: list[Tensor]) -> Tensor:
+        torch.bmm(self.matrices[0], states[0], out=out)
+        for matrix, state in zip(self.matrices[1:], states[1:], strict=False):
+            out.baddbmm_(matrix, state)
+        return out
+
+
+class InTimeOnPhaseSpace(OnPhaseSpace):
+    """Drifts F u + C eps, moved along a straight line, with a diagonal diffusion: two more passes, one, and one."""
+
+    def slope(self, u: Tensor, slot: int) -> Tensor:
+        return self.sum(self.k[slot + 1], [u, super().slope(u, slot)])
+
+    def move(self, out: Tensor, u: Tensor, k: Tensor) -> Tensor:
+        return torch.add(u, k, alpha=-0.02, out=out)
+
+    def diffuse(self, out: Tensor) -> Tensor:
+        for half, z in zip(out.unbind(1), self.z.unbind(1), strict=True):
+            half.add_(z, alpha=0.01)
+        return out
+
+
+Form = Callable[[Any, Tensor, int], None]
 
 
 def single(part: InRho, u: Tensor, steps: int) -> None:
@@ -138,16 +208,110 @@ def adams(order: int, ramp: bool = False) -> Form:
     return run
 
 
-def exponential(order: int) -> Form:
-    """The state and the last answers of the network in one weighted sum: one pass each."""
+def exponential(order: int, draws: bool = False) -> Form:
+    """The state, the last answers of the network and perhaps a draw in one weighted sum: one pass each."""
 
     def run(part: InRho, u: Tensor, steps: int) -> None:
-        new, past = torch.empty_like(u), []
-        for _ in range(steps):
-            past = [part.slope(u, 0), *past[: order - 1]]
-            u, new = mix(new, (0.99, 0.03, -0.01, 0.002, -0.001)[: len(past) + 1], [u, *past]), u
+        new, past, draw = torch.empty_like(u), [], [part.z] * draws
+        for i in range(steps):
+            past = [part.slope(u, i % order), *past[: order - 1]]
+            u, new = part.sum(new, [u, *past, *draw]), u
 
     return run
+
+
+def maruyama(part: InRho, u: Tensor, steps: int) -> None:
+    new = torch.empty_like(u)
+    for _ in range(steps):
+        u, new = part.diffuse(part.move(new, u, part.slope(u, 0))), u
+
+
+class Halves:
+    """A state with views of its position and momentum; substeps write into one half."""
+
+    def __init__(self, u: Tensor) -> None:
+        self.u, self.parts = u, u.unbind(1)
+
+    def mixed(self, half: int, *states: Tensor) -> Tensor:
+        """A weighted sum into one half; the first state may be that half itself."""
+        return mix(self.parts[half], WEIGHTS[: len(states)], list(states))
+
+
+def splitting(sequence: str) -> Form:
+    """Substeps in the order of their letters: s takes a score; A moves the position, B the momentum, O draws for both.
+
+    A half that moves for the first time in a step is read from the old state and written to the new one. A score in
+    between needs both halves in the new state: then the one that has not moved is copied.
+    """
+
+    def run(part: OnPhaseSpace, u: Tensor, steps: int) -> None:
+        old, new = Halves(u), Halves(torch.empty_like(u))
+        draw, scores = part.z.unbind(1), part.k[0].unbind(1)
+        for _ in range(steps):
+            at = [old, old]  # where position and momentum are now
+            for letter in sequence:
+                if letter == "s":
+                    if at[0] is not at[1]:
+                        half = at.index(old)
+                        new.parts[half].copy_(old.parts[half])
+                        at[half] = new
+                    part.slope(at[0].u, 0)
+                for half in {"s": (), "A": (0,), "B": (1,), "O": (0, 1)}[letter]:
+                    own, other = at[half].parts[half], at[1 - half].parts[1 - half]
+                    new.mixed(half, own, *((draw[half],) if letter == "O" else (other, scores[half])))
+                    at[half] = new
+            old, new = new, old
+
+    return run
+
+
+def conjugate_splitting(sequence: str) -> Form:
+    """The same letters, but s takes a noise prediction of which a substep reads both halves."""
+
+    def run(part: OnPhaseSpace, u: Tensor, steps: int) -> None:
+        old, new = Halves(u), Halves(torch.empty_like(u))
+        e = part.k[0].unbind(1)
+        for _ in range(steps):
+            at = [old, old]
+            for letter in sequence:
+                if letter == "s":
+                    part.slope(at[0].u, 0)
+                else:
+                    half = "AB".index(letter)
+                    new.mixed(half, at[half].parts[half], at[1 - half].parts[1 - half], *e)
+                    at[half] = new
+            old, new = new, old
+
+    return run
+
+
+def second_order_verlet(part: OnPhaseSpace, u: Tensor, steps: int) -> None:
+    """Half a momentum substep, the end predicted, then both halves corrected with the score there."""
+    old, new, end, half = Halves(u), *(Halves(torch.empty_like(u)) for _ in range(2)), torch.empty_like(u[:, 1])
+    (sx, sm), (sx_end, sm_end) = part.k[0].unbind(1), part.k[1].unbind(1)
+    for _ in range(steps):
+        x, m = old.parts
+        part.slope(old.u, 0)
+        mix(half, WEIGHTS[:3], [m, x, sm])
+        end.mixed(1, half, m)
+        end.mixed(0, x, half, sx)
+        part.slope(end.u, 1)
+        x_new = new.mixed(0, x, half, end.parts[0], sx, sx_end)
+        new.mixed(1, half, x_new, end.parts[1], sm_end)
+        old, new = new, old
+
+
+def symmetric(part: OnPhaseSpace, u: Tensor, steps: int) -> None:
+    """Half a step of the linear part with a draw, the score, which moves each half by itself, half a step again."""
+    old, new, middle = Halves(u), *(Halves(torch.empty_like(u)) for _ in range(2))
+    scores = part.k[0].unbind(1)
+    for _ in range(steps):
+        part.sum(middle.u, [old.u, part.z])
+        part.slope(middle.u, 0)
+        for half in (0, 1):
+            middle.mixed(half, middle.parts[half], scores[half])
+        part.sum(new.u, [middle.u, part.z])
+        old, new = new, old
 
 
 # ------------------------------------------------------------------------------------------------- what is measured
@@ -159,10 +323,12 @@ class Row:
 
     Attributes:
         solver, options: what `solve` is given.
+        label: what the row is called, where the solver has several; by default the solver's name.
         variable, form: its hand-written form.
         passes: passes over memory per evaluation of that form, the start left out.
-        history: the most slopes that one of its formulas averages together with those that later steps still need:
-            what any implementation has to keep. A Runge-Kutta start of Adams-Bashforth 4 has 4 and 2 older ones.
+        history: the most slopes and draws that one of its formulas adds up, together with those that later steps
+            still need: what any implementation has to keep. A Runge-Kutta start of Adams-Bashforth 4 has 4 and 2
+            older ones. Where substeps follow one another inside a step, the state between them counts too.
         process: makes its process.
         shape: of the state.
         lerps: limit in units of one `torch.lerp` pass, where there is one.
@@ -177,6 +343,39 @@ class Row:
     process: Callable[[], Any] = dn.VP
     shape: tuple[int, ...] = SHAPE
     lerps: float | None = None
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the results call it."""
+        return self.label or self.solver
+
+    def given(self, noise: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """What `solve` is given by name; the noise goes to stochastic solvers only."""
+        return {**self.options, "noise": noise} if dn.solvers.registry[self.solver].kind == "sde" else self.options
+
+
+def gddim(process: str, order: int) -> str:
+    """The label of a row of gDDIM."""
+    return f"gddim ({process}, order {order})"
+
+
+def on_psld(
+    solver: str, form: Form, passes: float, history: int = 1, variable: type[InRho] = OnPhaseSpace, label: str = ""
+) -> Row:
+    """A row on PSLD."""
+    return Row(solver, variable, form, passes, history, process=dn.PSLD, shape=PHASE_SPACE, label=label)
+
+
+def split(solver: str, sequence: str) -> Row:
+    """A row of a splitting method: passes and history follow from its letters.
+
+    Copies between two scores are no passes of the algorithm. A step with two half substeps of the momentum has its
+    first and its last score at once.
+    """
+    passes = sum({"s": 3, "A": 1.5, "B": 1.5, "O": 2}[letter] for letter in sequence)
+    history = 1 + sequence.count("B") + ("O" in sequence)
+    return on_psld(solver, splitting(sequence), passes / sequence.count("s"), history)
 
 
 ROWS = [
@@ -194,6 +393,34 @@ ROWS = [
     Row("ab2", InTime, adams(2), 6, 4),
     Row("ab4", InTime, adams(4), 8, 6),
     Row("fon", InTime, adams(4), 8, 6),
+    *(Row("gddim", InRho, exponential(q), 2 + q, q, {"order": q}, label=gddim("VP", q)) for q in ORDERS),
+    *(
+        Row(
+            "gddim", OnPhaseSpace, exponential(q), 4 + q, q, {"order": q}, dn.CLD, PHASE_SPACE, label=gddim("CLD", q)
+        )
+        for q in ORDERS
+    ),
+    Row("gddim_sde", InRho, exponential(1, draws=True), 4, 2),
+    Row("ancestral", InRho, exponential(1, draws=True), 4, 2),
+    Row("er_sde", InRho, exponential(1, draws=True), 4, 2, {"order": 1}, label="er_sde (order 1)"),
+    Row("er_sde", InRho, exponential(3, draws=True), 6, 4, {"order": 3}, label="er_sde (order 3)"),
+    Row("euler_maruyama", InTime, maruyama, 5, 2, label="euler_maruyama (VP)"),
+    on_psld("euler_maruyama", maruyama, 7, 2, InTimeOnPhaseSpace, label="euler_maruyama (PSLD)"),
+    on_psld("conjugate", exponential(1), 5),
+    on_psld("conjugate_symplectic_euler", conjugate_splitting("sAB"), 7, 2),
+    on_psld("conjugate_velocity_verlet", conjugate_splitting("sBAsB"), 6, 2),
+    split("symplectic_euler", "sBsA"),
+    split("reduced_symplectic_euler", "sBA"),
+    split("velocity_verlet", "sBsAsB"),
+    split("reduced_velocity_verlet", "sBAsB"),
+    on_psld("verlet2", second_order_verlet, 7.5, 4),
+    split("oba", "OsBsA"),
+    split("reduced_oba", "OsBA"),
+    split("bao", "sBsAO"),
+    split("reduced_bao", "sBAO"),
+    split("obab", "OsBsAsB"),
+    split("reduced_obab", "OsBAsB"),
+    on_psld("sscs", symmetric, 9, 3),
 ]
 
 
@@ -213,13 +440,15 @@ def prepare(row: Row) -> Case:
     problem = dn.Problem(row.process(), denoiser)
     u = problem.prior(row.shape)
     times = dn.grids.log_snr(problem.process, STEPS)
-    part, own = row.variable(denoiser, u), u.clone()
+    stored = dn.noise.Seeded(3)(u)
+    start, own, given = row.variable.arranged(u), row.variable.arranged(u.clone()), row.given(lambda u: stored)
+    part = row.variable(denoiser, start, row.variable.arranged(stored))
 
     def library() -> Any:
-        return dn.solve(problem, row.solver, u, times, **row.options)
+        return dn.solve(problem, row.solver, u, times, **given)
 
     def hand() -> Any:
-        return row.form(part, own.copy_(u), STEPS)
+        return row.form(part, own.copy_(start), STEPS)
 
     return Case(row, library, hand, library().nfe, {"library": [], "hand": [], "floor": []})
 
@@ -244,7 +473,7 @@ def first_grid(row: Row, rounds: int = 5) -> float:
     for _ in range(rounds):
         problem = dn.Problem(row.process(), Stored())
         u, times = problem.prior(row.shape), dn.grids.log_snr(problem.process, STEPS)
-        run = partial(dn.solve, problem, row.solver, u, times, **row.options)
+        run = partial(dn.solve, problem, row.solver, u, times, **row.given(torch.zeros_like))
         cold, warm = (timed(run, 1) for _ in range(2))
         extra.append(cold - warm)
     return statistics.median(extra) / STEPS
@@ -275,12 +504,21 @@ def measure(
             case.seconds[kind].append(timed(getattr(case, kind), count))
     everything = [seconds for case in cases for seconds in case.seconds["floor"]]
     lerp = statistics.median(everything)
+    solvers = {case.row.name: figures(case) for case in cases}
     return {
         "lerp_us": 1e6 * lerp,
         "lerp_quartiles_us": [1e6 * q for q in statistics.quantiles(everything, n=4)[::2]],
         "rounds": rounds,
-        "solvers": {case.row.solver: figures(case) for case in cases},
+        "solvers": solvers,
+        "phase_space": per_number(solvers),
     }
+
+
+def per_number(solvers: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """For every order gDDIM's time for a number of the state on CLD, in units of that on VP."""
+    times = {q: (solvers.get(gddim("CLD", q)), solvers.get(gddim("VP", q))) for q in ORDERS}
+    size = torch.Size(PHASE_SPACE).numel() / torch.Size(SHAPE).numel()
+    return {str(q): cld["us"] / size / vp["us"] for q, (cld, vp) in times.items() if cld and vp}
 
 
 def figures(case: Case) -> dict[str, Any]:
@@ -310,7 +548,10 @@ def figures(case: Case) -> dict[str, Any]:
 
 
 class Fresh(Stored):
-    """A denoiser that makes a new tensor for each answer, as a network does; its own work needs no memory."""
+    """A denoiser that makes a new tensor for each answer, as a network does; its own work needs no memory.
+
+    The noise of stochastic solvers is made anew as well.
+    """
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         return torch.zeros_like(x)
@@ -325,9 +566,10 @@ def peak_memory(row: Row) -> float:
     """
     problem = dn.Problem(row.process(), Fresh())
     u, times = problem.prior(row.shape), dn.grids.log_snr(problem.process, 12)
-    dn.solve(problem, row.solver, u, times, **row.options)
+    given = row.given(torch.zeros_like)
+    dn.solve(problem, row.solver, u, times, **given)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        dn.solve(problem, row.solver, u, times, **row.options)
+        dn.solve(problem, row.solver, u, times, **given)
     return max(live(profile)) / (u.numel() * u.element_size())
 
 
