@@ -232,11 +232,12 @@ def ladder(grid: Callable[..., Tensor], process: Any, **ends: float) -> Callable
 
 
 def kind_of(times: Tensor, process: Any) -> str:
-    """What a grid is uniform in, as claims of order name it: "uniform" (in t), "sigma" (in sigma/alpha) or "log_snr".
+    """What a grid is uniform in, as claims of order name it: "uniform" (in t), "quadratic" (in its root), "sigma" (in
+    sigma/alpha) or "log_snr".
 
-    Every other grid counts as "log_snr": on smooth grids the orders of all methods here are the same.
+    Every other grid counts as "log_snr": on smooth grids the orders of nearly all methods here are the same.
     """
-    for kind, variable in (("uniform", times), ("sigma", process.rho(times))):
+    for kind, variable in (("uniform", times), ("quadratic", times.sqrt()), ("sigma", process.rho(times))):
         steps = variable.diff()
         if (steps - steps.mean()).abs().max() <= 1e-6 * steps.mean().abs():
             return kind

@@ -107,8 +107,8 @@ class Brownian:
 
     .. math:: z_{\mathrm{coarse}} = \frac{\sum_k \sqrt{\Delta v_k} \, n_k}{\sqrt{\sum_k \Delta v_k}}
 
-    with standard normal :math:`n_k` on the finest grid. Equal weights would be right only for a clock that runs
-    evenly: averaging the draws of steps of different size couples nothing.
+    with standard normal :math:`n_k` on the finest grid. Equal weights are exact only for a clock that runs evenly; on
+    smooth grids they cost a constant, on uneven ones they couple nothing.
 
     Args:
         times: the finest grid, decreasing.

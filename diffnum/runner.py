@@ -97,7 +97,7 @@ def method(
             if problem.process.family not in families:
                 raise DiffnumError(
                     f"{name} integrates {' and '.join(families)} processes; "
-                    f"{type(problem.process).__name__} is {problem.process.family}"
+                    f"{type(problem.process).__name__} is {problem.process.family} (gddim integrates all of them)"
                 )
             grid = times if type(times) is Checked else check_times(times, problem.process).tolist()
             n = len(grid) - 1

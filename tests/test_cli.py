@@ -252,3 +252,32 @@ def test_sample_on_every_process(call, tmp_path, how):
     result = call("sample", "-n", "1", "--steps", "3", "--solver", "s_pndm", "--out", "a.png", *how.split())
     assert result.exit_code == 0, result.output
     assert picture(tmp_path / "a.png").shape == (68, 68, 3)
+
+
+@pytest.mark.parametrize(
+    ("process", "solver", "options"),
+    [
+        ("cld", "gddim", ["--option", "order=2"]),
+        ("psld", "reduced_oba", []),
+        ("blurring", "gddim", ["--option", "corrector=pec"]),
+        ("ve", "er_sde", ["--option", "phi=x^1.5"]),
+    ],
+)
+def test_sample_on_every_process(call, tmp_path, process, solver, options):
+    """Phase space and blurring give images too, the latter with its own network."""
+    result = call("sample", "--process", process, "--solver", solver, "--grid", "quadratic", "--steps", 2, "-n", 2,
+                  "--scale", 1, *options)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    evaluations = 3 if "corrector=pec" in options else 2
+    assert f"{evaluations} network evaluations" in result.output
+    assert picture(tmp_path / "samples.png").std() > 5
+    assert "integrates isotropic" in call("sample", "--process", "cld", "--steps", 2).output
+
+
+def test_order_of_stochastic_and_phase_space_solvers(call):
+    weak = call("order", "--solver", "ancestral", "--steps", "80,160,320")
+    assert weak.exit_code == 0 and "order 1 is claimed" in weak.output, weak.output
+    end = ("--grid", "quadratic", "--t-end", 0.05)
+    phase = call("order", "--solver", "gddim", "--process", "cld", "--option", "order=2", "--steps", "80,160,320", *end)
+    assert phase.exit_code == 0 and "order 2 is claimed" in phase.output, phase.output
+    assert "acts on images" in call("order", "--solver", "gddim", "--process", "blurring").output

@@ -363,6 +363,17 @@ def test_from_the_prior_the_short_history_does_no_harm():
         checks.assert_order(result, within=0.1)
 
 
+@pytest.mark.parametrize("process", [dn.VP.cosine(), dn.VP()], ids=["cosine", "linear"])
+def test_a_steep_start_caps_the_order(process):
+    """Where rho has a pole at the start the noise does change there, unless the grid is uniform in log-SNR."""
+    problem, u = dn.Problem(process, smooth()), starts(process)
+    for grid, order in ((grids.log_snr, 3), (grids.quadratic, 2 if process.t_max < 1 else 3)):
+        rung = analysis.ladder(grid, process, t_end=0.05)
+        result = analysis.convergence(problem, "gddim", u, rung, (80, 160, 320), order=3)
+        assert result.claim == order
+        assert result.order == pytest.approx(order, abs=0.15), result.table()
+
+
 @processes
 def test_a_point_mass_in_one_step(process):
     event = (3, 4, 6) if process.family == "blurring" else (5,)

@@ -23,16 +23,16 @@ class Measured(Directive):
 
 
 class Table(Measured):
-    """One row per solver: time, passes of `torch.lerp`, ratio to the hand-written form, memory."""
+    """One row per solver, or several by process and order: time, passes of `torch.lerp`, ratio by hand, memory."""
 
     def text(self, result):
         """A ``list-table``."""
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 11 12 12 14 16 15", ""]
+        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 30 9 10 10 10 16 15", ""]
         header = ["solver", "µs", "lerps", "by hand", "ratio", "memory (limit)", "first grid, µs"]
         extra = result["limits"]["extra_states"]
         rows = [
             [
-                f"``{name}``",
+                labelled(name),
                 f"{row['us']:.0f}",
                 f"{row['lerps']:.1f}",
                 f"{row['hand_lerps']:.1f}",
@@ -48,14 +48,15 @@ class Table(Measured):
 
 
 class Machine(Measured):
-    """What the numbers were measured on, the floor, the throughput, and the limits that do not hold."""
+    """What the numbers were measured on: machine, floor, throughput, limits that do not hold, phase space, a note."""
 
     def text(self, result):
-        """Two or three paragraphs."""
+        """A few paragraphs."""
         about, bench, run = result["machine"], result["overhead"], result["throughput"]
         low, high = bench["lerp_quartiles_us"]
         worst = max(bench["solvers"].values(), key=lambda row: row["ratio"])["ratio"]
         broken = "; ".join(result["broken"]) or "none"
+        pairs = ", ".join(f"{ratio:.2f}" for ratio in bench["phase_space"].values())
         return [
             f"Machine: {about['cpu']}, {about['cores']} cores, {about['threads']} thread used, torch {about['torch']}, "
             f"Python {about['python']}, {about['system']}, {about['date']}. One pass of ``torch.lerp`` over the state "
@@ -65,7 +66,18 @@ class Machine(Measured):
             f"with the shipped network, batch {run['batch']}, has {percent(run['fraction'])} of the network's own "
             f"throughput; neighbouring calls of the network differ by {percent(run['network_jitter'])} on that shared "
             f"machine. Limits broken: {broken}.",
+            "",
+            f"A number of the state costs ``gddim`` on CLD {pairs} times what it costs on VP, for orders "
+            f"{', '.join(bench['phase_space'])}; {result['limits']['phase_space']} is allowed.",
+            "",
+            result.get("note", ""),
         ]
+
+
+def labelled(name):
+    """The solver in code type, its process and order behind it as text."""
+    solver, _, rest = name.partition(" ")
+    return f"``{solver}`` {rest}".strip()
 
 
 def percent(fraction):

@@ -45,6 +45,7 @@ class Blurring(Diagonal):
     family = "blurring"
     ending = "none"
     t_end = 1e-5
+    calm_start = False
 
     def __init__(self, shape: Sequence[int], blur_max: float = 10.0, d_min: float = 1e-3) -> None:
         super().__init__()

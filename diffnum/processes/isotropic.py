@@ -172,6 +172,7 @@ class VP(Isotropic):
         process = cls()
         process.schedule = schedule
         process.unit = 1 / schedule.size if isinstance(schedule, Table) else None
+        process.calm_start = isinstance(schedule, Table)
         return process
 
     @classmethod

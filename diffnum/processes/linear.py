@@ -58,6 +58,7 @@ class LinearProcess:
     t_end: float
     unit: float | None = None  # time between two entries of a discrete table, None for a continuous schedule
     time_is_rho = False  # whether t itself is sigma/alpha
+    calm_start = True  # whether the noise prediction hardly changes with t near t_max; not where rho has a pole there
     # The papers' last step to clean data: "data" predicts them, "euler" is one step along the drift, "none" is none.
     ending = "data"
     final_lam: float | None = None  # weight of the noise in that drift; None: that of the equation solved so far

@@ -245,8 +245,7 @@ def er_sde(
     random, past = any(weights[-1] for weights in table), []
     for t, (linear, *frozen, scale) in zip(times, table, strict=False):
         past = [problem.x0(u, t), *past[: order - 1]]
-        weights, states = (linear, *frozen), (u, *past[: len(frozen)])  # a step to 0 is first order
-        if random:
-            weights, states = (*weights, scale), (*states, noise(u))
-        u = combine(weights, states)
+        weights = (linear, *frozen, scale) if random else (linear, *frozen)
+        # The sum has no name that would keep its terms alive during the next evaluation. A step to 0 is first order.
+        u = combine(weights, (u, *past[: len(frozen)], *((noise(u),) if random else ())))
         yield u

@@ -39,11 +39,13 @@ def _order(
 ) -> int:
     """Observed order: the short history of the first steps caps it at 2 unless the noise stands still there.
 
-    From the prior the term of order 2 is there too, but thousands of times smaller than the rest on usual grids.
+    From the prior the term of order 2 is there too, but thousands of times smaller than the rest on usual grids; not
+    where rho rises like a tangent (the cosine schedule, blurring), unless the grid is uniform in log-SNR.
     """
     family = getattr(process, "family", "phase_space")
     still = start is None or process is None or start > 0.999 * process.t_max
-    capped = not still or (K == "L" and family == "phase_space")
+    calm = grid == "log_snr" or getattr(process, "calm_start", True)
+    capped = not (still and calm) or (K == "L" and family == "phase_space")
     return min(order, 2 if capped else 4) + (corrector is not None)
 
 
@@ -74,7 +76,8 @@ def gddim(
     with the Lagrange polynomials of the last q nodes, fewer in the first steps. The corrector repeats the step with
     the node :math:`t_{i+1}` added, where the noise is that of the prediction. Order q, with a corrector q + 1, when
     the short history of the first steps does no harm: from the prior, with K = R, it does so little that a few hundred
-    steps do not show it, because :math:`\epsilon_R` hardly changes there. Started further down, or with K = L on phase space, where
+    steps do not show it, because :math:`\epsilon_R` hardly changes there (for the cosine schedule and blurring on
+    grids uniform in log-SNR only). Started further down, or with K = L on phase space, where
     :math:`\epsilon_L` rotates, the first step caps the order at 2 (3 with a corrector).
     State ``(batch, *event)``, on phase space ``(batch, 2, *event)``.
 

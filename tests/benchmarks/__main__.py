@@ -1,6 +1,6 @@
 """Run all benchmarks, print the tables, write `book/results/bench.json`, and exit with 1 where a limit is broken.
 
-OMP_NUM_THREADS=1 python -m tests.benchmarks [--quick] [--out FILE]
+OMP_NUM_THREADS=1 python -m tests.benchmarks [--quick] [--note TEXT] [--out FILE]
 """
 
 import argparse
@@ -112,6 +112,7 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds, a small batch, no Empirical")
+    parser.add_argument("--note", help="a sentence to store with the result: what should be known about this run")
     parser.add_argument("--out", type=Path, default=ROOT / "book" / "results" / "bench.json")
     given = parser.parse_args()
     rounds = overhead.ROUNDS // 10 if given.quick else overhead.ROUNDS
@@ -135,6 +136,8 @@ def main() -> int:
         "phase_space": PHASE_SPACE,
     }  # fmt: skip
     result["broken"] = broken(result)
+    if given.note:
+        result["note"] = given.note
     show(result)
     text = json.dumps(rounded(result), indent=1) + "\n"
     write(given.out, lambda file: file.write(text.encode()))
