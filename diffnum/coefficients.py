@@ -159,7 +159,7 @@ def _combine_matrices(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Te
         weight = weights[i]
         out.baddbmm_(weight, states[i].reshape(batch, weight.shape[2], -1))
     if rows == columns:
-        return out.view(first.shape)
+        return out.view_as(first)
     event = first.shape[1:] if columns == 1 else first.shape[2:]
     return out.view(batch, *event) if rows == 1 else out.view(batch, rows, *event)
 

@@ -46,8 +46,8 @@ def test_hand_written_forms_leave_the_state_before_a_step_alone(row):
     assert torch.equal(u, dn.noise.Seeded(0)(torch.empty(row.shape)))
 
 
-def test_cost_per_number_halves_the_time_on_phase_space():
-    named = {overhead.gddim("CLD", 2): {"us": 60.0}, overhead.gddim("VP", 2): {"us": 20.0}}
+def test_cost_per_number_is_a_quotient_of_floors():
+    named = {overhead.gddim("CLD", 2): {"lerps": 6.0}, overhead.gddim("VP", 2): {"lerps": 4.0}}
     assert overhead.per_number(named) == {"2": 1.5}
 
 

@@ -46,16 +46,18 @@ def euler_maruyama(
         lam: weight of the noise, at least 0; 1 is the reverse SDE, 0 Euler's method for the probability-flow ODE.
         noise: source of standard normal draws.
     """
-    table = on_grid(spreads, problem.process, times, u, lam)
-    for (t, s), spread in zip(pairwise(times), table, strict=True):
-        drift = problem.drift(u, problem.eps(u, t), t, lam)
-        u = combine((1.0, s - t, 1.0), (u, drift, combine(spread, (noise(u),))))
+    table = on_grid(euler_weights, problem.process, times, u, lam)
+    for t, coefficients in zip(times, table, strict=False):
+        u = combine(coefficients, (u, problem.eps(u, t), noise(u)))
         yield u
 
 
-def spreads(process: Any, times: Sequence[float], lam: float) -> Iterable[tuple[Tensor]]:
-    """For every step of :func:`euler_maruyama` the coefficient of the draw."""
-    return ((lam * (t - s) ** 0.5 * process.G(t),) for t, s in pairwise(times))
+def euler_weights(process: Any, times: Sequence[float], lam: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For every step of :func:`euler_maruyama` the coefficients of state, noise prediction and draw."""
+    for t, s in pairwise(times):
+        h, F = t - s, process.F(t)
+        unit = torch.eye(F.shape[-1], dtype=torch.float64)
+        yield unit - h * F, -h * (1 + lam**2) * process.gain(t), lam * h**0.5 * process.G(t)
 
 
 def frozen_data(problem: Problem, u: Tensor, times: list[float], lam: float, noise: Noise) -> Iterator[Tensor]:

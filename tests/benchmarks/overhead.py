@@ -2,8 +2,9 @@
 
 Batch 16 x 3 x 32 x 32 in float32, one thread. The denoiser returns a stored tensor, so what remains is the solver. One
 run is `solve` over 50 steps, checks and all, on a process that has seen the grid; the cost of a grid seen for the
-first time is measured beside it. All runs are interleaved in random order, the floor, one `torch.lerp` pass with a
-reused buffer, is timed right before each, and CPU time is taken, since other jobs may share the cores.
+first time is measured beside it. All runs are interleaved in random order, each row in an operating-system process of
+its own; the floor, one `torch.lerp` pass with a reused buffer, is timed right before each, and CPU time is taken,
+since other jobs may share the cores.
 
 The hand-written forms are loops over `torch.mul(..., out=)` and `add_` with reused buffers and ready coefficients,
 made from the algorithms: scale the state for the denoiser, average the history (one pass per entry), move. They obey
@@ -16,6 +17,7 @@ Stochastic solvers are given one stored tensor as their noise, so that the gener
 To add a solver, add a line to :data:`ROWS`; a process with a larger state brings its shape along.
 """
 
+import multiprocessing
 import random
 import statistics
 import time
@@ -477,34 +479,58 @@ def first_grid(row: Row, rounds: int = 5) -> float:
     return statistics.median(extra) / STEPS
 
 
-def measure(
-    rows: list[Row] = ROWS, rounds: int = ROUNDS, watch: Callable[[int], Any] = lambda i: None
-) -> dict[str, Any]:
-    """Time all rows; returns the floor in microseconds and a table of ratios."""
+def measured(row: Row, pipe: Any) -> None:
+    """Time one row, a round whenever the pipe asks for one; then send its figures and the times of the floor.
+
+    Each row has a process of its own. In one process for all of them the free blocks that the others leave behind make
+    glibc hand out cold memory: DDIM's steps then went through 24 buffers instead of 2 and took twice as long.
+    """
     torch.set_num_threads(1)
     # What the first call of a network does to glibc's allocator: it stops handing freed memory back to the system, as
     # it would otherwise do, and undo by page faults, whenever some states at the end of its heap are free.
     torch.empty(2**22)
-    cases = [prepare(row) for row in rows]
-    a, b = dn.noise.Seeded(2)(torch.empty(SHAPE)), Stored().answer
+    case, a, b = prepare(row), dn.noise.Seeded(2)(torch.empty(SHAPE)), Stored().answer
     out = torch.empty_like(a)
 
     def floor() -> Any:
         return torch.lerp(a, b, 0.3, out=out)
 
-    runs = [(case, kind, enough(getattr(case, kind))) for case in cases for kind in ("library", "hand")]
+    runs = [(kind, enough(getattr(case, kind))) for kind in ("library", "hand")]
     floors, shuffle = max(1, enough(floor) // 4), random.Random(0).shuffle
-    for i in range(rounds):
-        watch(i)
+    while pipe.recv():
         shuffle(runs)
-        for case, kind, count in runs:
+        for kind, count in runs:
             case.seconds["floor"].append(timed(floor, floors))
             case.seconds[kind].append(timed(getattr(case, kind), count))
-    everything = [seconds for case in cases for seconds in case.seconds["floor"]]
-    lerp = statistics.median(everything)
-    solvers = {case.row.name: figures(case) for case in cases}
+        pipe.send(None)
+    pipe.send((figures(case), case.seconds["floor"]))
+
+
+def measure(
+    rows: list[Row] = ROWS, rounds: int = ROUNDS, watch: Callable[[int], Any] = lambda i: None
+) -> dict[str, Any]:
+    """Time all rows, one after the other in random order, every round; the floor in microseconds and a table."""
+    context, workers = multiprocessing.get_context("fork"), []
+    for row in rows:
+        pipe, end = context.Pipe()
+        workers.append((row, pipe, context.Process(target=measured, args=(row, end), daemon=True)))
+        workers[-1][2].start()
+        end.close()
+    order, shuffle = list(workers), random.Random(0).shuffle
+    for i in range(rounds):
+        watch(i)
+        shuffle(order)
+        for _, pipe, _ in order:
+            pipe.send(True)
+            pipe.recv()
+    solvers, everything = {}, []
+    for row, pipe, process in workers:
+        pipe.send(False)
+        solvers[row.name], floors = pipe.recv()
+        everything += floors
+        process.join()
     return {
-        "lerp_us": 1e6 * lerp,
+        "lerp_us": 1e6 * statistics.median(everything),
         "lerp_quartiles_us": [1e6 * q for q in statistics.quantiles(everything, n=4)[::2]],
         "rounds": rounds,
         "solvers": solvers,
@@ -513,10 +539,9 @@ def measure(
 
 
 def per_number(solvers: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """For every order gDDIM's time for a number of the state on CLD, in units of that on VP."""
+    """For every order gDDIM's time for a number of the state on CLD, in units of that on VP: lerps are per number."""
     times = {q: (solvers.get(gddim("CLD", q)), solvers.get(gddim("VP", q))) for q in ORDERS}
-    size = torch.Size(PHASE_SPACE).numel() / torch.Size(SHAPE).numel()
-    return {str(q): cld["us"] / size / vp["us"] for q, (cld, vp) in times.items() if cld and vp}
+    return {str(q): cld["lerps"] / vp["lerps"] for q, (cld, vp) in times.items() if cld and vp}
 
 
 def figures(case: Case) -> dict[str, Any]:
