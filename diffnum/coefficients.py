@@ -117,7 +117,7 @@ def adams_weights(
 Coefficient = float | Tensor
 
 
-def combine(weights: Sequence[Coefficient], states: Sequence[Tensor]) -> Tensor:
+def combine(weights: Sequence[Coefficient], states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
     """The weighted sum of states, in at most as many passes as there are states, into one new buffer.
 
     Args:
@@ -125,7 +125,10 @@ def combine(weights: Sequence[Coefficient], states: Sequence[Tensor]) -> Tensor:
             ``(*freq, 1, 1)``, which multiply frequency by frequency; or matrices ``(r, c)`` or ``(batch, r, c)``,
             which turn c components of a state into r. Components stand on axis 1, where there are several.
         states: tensors of one dtype and device, and for float weights of one shape; none of them is written to.
+        out: where to put the sum of float weights, such as one half of a new state; none of the states.
     """
+    if out is not None:
+        return _combine_into(out, weights, states)  # type: ignore[arg-type]
     if isinstance(weights[0], Tensor):
         return _combine_matrices(weights, states)  # type: ignore[arg-type]
     factors: Sequence[Any] = weights  # floats
@@ -137,6 +140,15 @@ def combine(weights: Sequence[Coefficient], states: Sequence[Tensor]) -> Tensor:
         out, done = states[0] * _scalar(factors[0], states[0].dtype == torch.float64), 1
     for i in range(done, len(states)):
         out.add_(states[i], alpha=factors[i])
+    return out
+
+
+def _combine_into(out: Tensor, weights: Sequence[float], states: Sequence[Tensor]) -> Tensor:
+    if torch.is_grad_enabled():  # autograd records no result that is written elsewhere
+        return out.copy_(combine(weights, states))
+    torch.mul(states[0], _scalar(weights[0], out.dtype == torch.float64), out=out)
+    for weight, state in zip(weights[1:], states[1:], strict=True):
+        out.add_(state, alpha=weight)
     return out
 
 

@@ -263,7 +263,7 @@ def test_sample_on_every_process(call, tmp_path, how):
         ("ve", "er_sde", ["--option", "phi=x^1.5"]),
     ],
 )
-def test_sample_on_every_process(call, tmp_path, process, solver, options):
+def test_sample_with_momentum_blur_and_noise(call, tmp_path, process, solver, options):
     """Phase space and blurring give images too, the latter with its own network."""
     result = call("sample", "--process", process, "--solver", solver, "--grid", "quadratic", "--steps", 2, "-n", 2,
                   "--scale", 1, *options)  # fmt: skip

@@ -69,7 +69,7 @@ def test_ornstein_step_and_the_librarys():
     assert zero(*psld.ornstein_step_residuals())
     E, V = (part.subs({Gamma: Q(1, 100), nu: Q(401, 100), M: Q(1, 4)}) for part in psld.ornstein_step(sp.Float(0.3)))
     u, z = doubles(2.0, -1.0), doubles(0.5, 3.0)
-    moved = Parts(0.01, 4.01, 0.25, 2).O(u[None], z[None], 0.3)
+    moved = Parts(0.01, 4.01, 0.25, 2).O(u[None], z[None], 0.3)[0]
     for i in (0, 1):
         exact = float(E[i, i]) * u[i] + math.sqrt(float(V[i, i])) * z[i]
         assert abs(moved[i] - exact) < 1e-14

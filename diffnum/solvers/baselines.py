@@ -80,7 +80,7 @@ def edm_heun(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor
     .. math:: x_{i+1} = \phi\big(x_i, \tfrac12 (e_i + e'), t_i, t_{i+1}\big), \qquad
               e' = \epsilon\big(\phi(x_i, e_i, t_i, t_{i+1}), t_{i+1}\big)
 
-    with :math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha` and :math:`\phi` the :func:`~diffnum.solvers.ddim.transfer` map,
+    with :math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha` and the map :func:`~diffnum.solvers.ddim.transfer`,
     a straight line in these variables. Order 2; 2n evaluations, one fewer where the grid ends at t = 0. State
     ``(batch, *event)``.
     """

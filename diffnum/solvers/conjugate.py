@@ -18,7 +18,7 @@ The paper writes X as the exponential of an integral. That is right where the ma
 fundamental matrix always.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -105,23 +105,29 @@ def conjugate(
         lam: lambda, per unit time; without meaning for "zero".
         K: root of the covariance that defines the noise prediction, "L" as in the paper or "R".
     """
-    table = on_grid(substeps, problem.process, times, u, B, lam, K, None)
+    table = on_grid(substeps, problem.process, times, u, B, lam, K, (None, "whole"))
     for t, coefficients in zip(times, table, strict=False):
         u = combine(coefficients, (u, problem.eps(u, t, K)))
         yield u
 
 
 def substeps(
-    process: Any, times: Sequence[float], B: str, lam: float, K: str, rows: tuple[int, ...] | None, span: str = "whole"
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """For every step the coefficients of state and noise prediction, over the whole step or one of its halves."""
-    middle = {
-        "whole": lambda t, s: (t, s),
-        "early": lambda t, s: (t, (t + s) / 2),
-        "late": lambda t, s: ((t + s) / 2, s),
-    }
-    edges = [middle[span](t, s) for t, s in pairwise(times)]
-    return zip(*conjugate_weights(process, edges, B, lam, K, rows), strict=True)
+    process: Any, times: Sequence[float], B: str, lam: float, K: str, *sequence: tuple[int | None, str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For every step the coefficients of state and noise prediction, of substeps in sequence as one.
+
+    A substep is a row that moves (None for both) and its span: the "whole" step, or its "early" or "late" half.
+    """
+    ends = {"whole": (0.0, 1.0), "early": (0.0, 0.5), "late": (0.5, 1.0)}
+    total: tuple[Tensor, Tensor] | None = None
+    for row, span in sequence:
+        a, b = ends[span]
+        edges = [(t + a * (s - t), t + b * (s - t)) for t, s in pairwise(times)]
+        linear, gain = conjugate_weights(process, edges, B, lam, K, None if row is None else (row,))
+        # with one noise prediction for both, a substep after another is one affine map
+        total = (linear, gain) if total is None else (linear @ total[0], linear @ total[1] + gain)
+    assert total is not None
+    return zip(*total, strict=True)
 
 
 @method(
@@ -145,11 +151,10 @@ def conjugate_symplectic_euler(
         B, lam: as for :func:`conjugate`, the rows of B going to the substeps.
         first: which part moves first.
     """
-    rows = ((0,), (1,)) if first == "position" else ((1,), (0,))
-    tables = [on_grid(substeps, problem.process, times, u, B, lam, "L", row) for row in rows]
-    for t, one, two in zip(times[:-1], *tables, strict=True):
-        e = problem.eps(u, t, "L")
-        u = combine(two, (combine(one, (u, e)), e))
+    rows = ((0, "whole"), (1, "whole")) if first == "position" else ((1, "whole"), (0, "whole"))
+    table = on_grid(substeps, problem.process, times, u, B, lam, "L", *rows)
+    for t, coefficients in zip(times, table, strict=False):
+        u = combine(coefficients, (u, problem.eps(u, t, "L")))
         yield u
 
 
@@ -176,12 +181,9 @@ def conjugate_velocity_verlet(
     Args:
         B, lam: as for :func:`conjugate`, the rows of B going to the substeps.
     """
-    early, whole, late = (
-        on_grid(substeps, problem.process, times, u, B, lam, "L", row, span)
-        for row, span in (((1,), "early"), ((0,), "whole"), ((1,), "late"))
-    )
+    first = on_grid(substeps, problem.process, times, u, B, lam, "L", (1, "early"), (0, "whole"))
+    last = on_grid(substeps, problem.process, times, u, B, lam, "L", (1, "late"))
     for i, (t, s) in enumerate(pairwise(times)):
-        e = problem.eps(u, t, "L")
-        u = combine(whole[i], (combine(early[i], (u, e)), e))
-        u = combine(late[i], (u, problem.eps(u, s, "L")))
+        u = combine(first[i], (u, problem.eps(u, t, "L")))
+        u = combine(last[i], (u, problem.eps(u, s, "L")))
         yield u

@@ -51,24 +51,31 @@ class Parts:
     mass: float
     w: float
 
-    def A(self, x: Tensor, m: Tensor, sx: Tensor, h: float) -> Tensor:
+    def A(self, x: Tensor, m: Tensor, sx: Tensor, h: float, out: Tensor | None = None) -> Tensor:
         """Euler substep of the position."""
         pull = self.w * self.Gamma * h / 2
-        return combine((1 + pull, -h / (2 * self.mass), pull), (x, m, sx))
+        return combine((1 + pull, -h / (2 * self.mass), pull), (x, m, sx), out)
 
-    def B(self, x: Tensor, m: Tensor, sm: Tensor, h: float) -> Tensor:
+    def B(self, x: Tensor, m: Tensor, sm: Tensor, h: float, out: Tensor | None = None) -> Tensor:
         """Euler substep of the momentum."""
         pull = self.w * self.nu * h / 2
-        return combine((1 + pull, h / 2, self.mass * pull), (m, x, sm))
+        return combine((1 + pull, h / 2, self.mass * pull), (m, x, sm), out)
 
-    def O(self, u: Tensor, z: Tensor, h: float, lam_s: float = 1.0) -> tuple[Tensor, Tensor]:  # noqa: E743
+    def O(self, u: Tensor, z: Tensor, h: float, lam_s: float = 1.0) -> Tensor:  # noqa: E743
         """Exact step of the Ornstein-Uhlenbeck part; ``lam_s`` scales the rate of the position's noise."""
-        (x, m), (zx, zm) = u.unbind(1), z.unbind(1)
+        (x, m), (zx, zm), (new, x_new, m_new) = u.unbind(1), z.unbind(1), fresh(u)
         spread_x = (-expm1(-lam_s * self.Gamma * h)) ** 0.5
         spread_m = (-self.mass * expm1(-self.nu * h)) ** 0.5
-        return combine((exp(-self.Gamma * h / 2), spread_x), (x, zx)), combine(
-            (exp(-self.nu * h / 2), spread_m), (m, zm)
-        )
+        combine((exp(-self.Gamma * h / 2), spread_x), (x, zx), x_new)
+        combine((exp(-self.nu * h / 2), spread_m), (m, zm), m_new)
+        return new
+
+
+def fresh(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A new state to be filled, and its position and momentum."""
+    new = torch.empty_like(u)
+    x, m = new.unbind(1)
+    return new, x, m
 
 
 def parts(process: Any, w: float) -> Parts:
@@ -146,13 +153,13 @@ def reduced_symplectic_euler(
     p = parts(problem.process, 1)
     for t, _, h in steps(problem.process, times):
         (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
+        u, x_new, m_new = fresh(u)
         if first == "momentum":
-            m = p.B(x, m, sm, h)
-            x = p.A(x, m, sx, h)
+            p.B(x, m, sm, h, m_new)
+            p.A(x, m_new, sx, h, x_new)
         else:
-            x = p.A(x, m, sx, h)
-            m = p.B(x, m, sm, h)
-        u = torch.stack((x, m), 1)
+            p.A(x, m, sx, h, x_new)
+            p.B(x_new, m, sm, h, m_new)
         yield u
 
 
@@ -232,10 +239,9 @@ def verlet2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]
         middle = p.B(x, m, sm, h / 2)
         m_end, x_end = combine((2.0, -1.0), (middle, m)), p.A(x, middle, sx, h)
         sx_end, sm_end = score(problem, x_end, m_end, s)
-        q = p.Gamma * h / 4
-        x = combine((1 + q, -h / (2 * p.mass), q, q, q), (x, middle, x_end, sx, sx_end))
-        m = combine((1.0, h / 4, p.nu * h / 4, p.mass * p.nu * h / 4), (middle, x, m_end, sm_end))
-        u = torch.stack((x, m), 1)
+        q, (u, x_new, m_new) = p.Gamma * h / 4, fresh(u)
+        combine((1 + q, -h / (2 * p.mass), q, q, q), (x, middle, x_end, sx, sx_end), x_new)
+        combine((1.0, h / 4, p.nu * h / 4, p.mass * p.nu * h / 4), (middle, x_new, m_end, sm_end), m_new)
         yield u
 
 
@@ -267,8 +273,9 @@ def oba(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *, 
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        x, m = p.O(u, noise(u), h, lam_s)
-        m = p.B(x, m, score(problem, x, m, t)[1], h)
+        u = p.O(u, noise(u), h, lam_s)
+        (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
+        m = p.B(x, m, sm, h)
         x = p.A(x, m, score(problem, x, m, t)[0], h)
         u = torch.stack((x, m), 1)
         yield u
@@ -284,11 +291,11 @@ def reduced_oba(
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        x, m = p.O(u, noise(u), h, lam_s)
-        sx, sm = score(problem, x, m, t)
-        m = p.B(x, m, sm, h)
-        x = p.A(x, m, sx, h)
-        u = torch.stack((x, m), 1)
+        u = p.O(u, noise(u), h, lam_s)
+        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
+        u, x_new, m_new = fresh(u)
+        p.B(x, m, sm, h, m_new)
+        p.A(x, m_new, sx, h, x_new)
         yield u
 
 
@@ -303,8 +310,7 @@ def bao(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *, 
         (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
         m = p.B(x, m, sm, h)
         x = p.A(x, m, score(problem, x, m, t)[0], h)
-        u = torch.stack((x, m), 1)
-        u = torch.stack(p.O(u, noise(u), h, lam_s), 1)
+        u = p.O(torch.stack((x, m), 1), noise(u), h, lam_s)
         yield u
 
 
@@ -319,10 +325,10 @@ def reduced_bao(
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
         (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        m = p.B(x, m, sm, h)
-        x = p.A(x, m, sx, h)
-        u = torch.stack((x, m), 1)
-        u = torch.stack(p.O(u, noise(u), h, lam_s), 1)
+        u, x_new, m_new = fresh(u)
+        p.B(x, m, sm, h, m_new)
+        p.A(x, m_new, sx, h, x_new)
+        u = p.O(u, noise(u), h, lam_s)
         yield u
 
 
@@ -335,8 +341,9 @@ def obab(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *,
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        x, m = p.O(u, noise(u), h, lam_s)
-        m = p.B(x, m, score(problem, x, m, t)[1], h / 2)
+        u = p.O(u, noise(u), h, lam_s)
+        (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
+        m = p.B(x, m, sm, h / 2)
         x = p.A(x, m, score(problem, x, m, t)[0], h)
         m = p.B(x, m, score(problem, x, m, t)[1], h / 2)
         u = torch.stack((x, m), 1)
@@ -353,8 +360,8 @@ def reduced_obab(
     """
     p = parts(problem.process, 2)
     for t, s, h in steps(problem.process, times):
-        x, m = p.O(u, noise(u), h, lam_s)
-        sx, sm = score(problem, x, m, t)
+        u = p.O(u, noise(u), h, lam_s)
+        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
         m = p.B(x, m, sm, h / 2)
         x = p.A(x, m, sx, h)
         m = p.B(x, m, score(problem, x, m, s)[1], h / 2)
@@ -385,7 +392,9 @@ def sscs(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) -> It
         u = combine(half, (u, noise(u)))
         (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
         a, b = p.Gamma * h, p.mass * p.nu * h
-        u = torch.stack((combine((1 + a, a), (x, sx)), combine((1 + b / p.mass, b), (m, sm))), 1)
+        u, x_new, m_new = fresh(u)
+        combine((1 + a, a), (x, sx), x_new)
+        combine((1 + b / p.mass, b), (m, sm), m_new)
         u = combine(half, (u, noise(u)))
         yield u
 

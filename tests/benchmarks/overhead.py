@@ -88,9 +88,6 @@ class InRho:
     def sum(self, out: Tensor, states: list[Tensor]) -> Tensor:
         return mix(out, WEIGHTS[: len(states)], states)
 
-    def diffuse(self, out: Tensor) -> Tensor:
-        return out.add_(self.z, alpha=0.01)
-
     def move(self, out: Tensor, u: Tensor, k: Tensor) -> Tensor:
         torch.mul(u, 0.99, out=out)
         return out.add_(k, alpha=-0.02)
@@ -139,21 +136,6 @@ class OnPhaseSpace(InRho):
         torch.bmm(self.matrices[0], states[0], out=out)
         for matrix, state in zip(self.matrices[1:], states[1:], strict=False):
             out.baddbmm_(matrix, state)
-        return out
-
-
-class InTimeOnPhaseSpace(OnPhaseSpace):
-    """Drifts F u + C eps, moved along a straight line, with a diagonal diffusion: two more passes, one, and one."""
-
-    def slope(self, u: Tensor, slot: int) -> Tensor:
-        return self.sum(self.k[slot + 1], [u, super().slope(u, slot)])
-
-    def move(self, out: Tensor, u: Tensor, k: Tensor) -> Tensor:
-        return torch.add(u, k, alpha=-0.02, out=out)
-
-    def diffuse(self, out: Tensor) -> Tensor:
-        for half, z in zip(out.unbind(1), self.z.unbind(1), strict=True):
-            half.add_(z, alpha=0.01)
         return out
 
 
@@ -222,12 +204,6 @@ def exponential(order: int, draws: bool = False) -> Form:
     return run
 
 
-def maruyama(part: InRho, u: Tensor, steps: int) -> None:
-    new = torch.empty_like(u)
-    for _ in range(steps):
-        u, new = part.diffuse(part.move(new, u, part.slope(u, 0))), u
-
-
 class Halves:
     """A state with views of its position and momentum; substeps write into one half."""
 
@@ -261,26 +237,6 @@ def splitting(sequence: str) -> Form:
                 for half in {"s": (), "A": (0,), "B": (1,), "O": (0, 1)}[letter]:
                     own, other = at[half].parts[half], at[1 - half].parts[1 - half]
                     new.mixed(half, own, *((draw[half],) if letter == "O" else (other, scores[half])))
-                    at[half] = new
-            old, new = new, old
-
-    return run
-
-
-def conjugate_splitting(sequence: str) -> Form:
-    """The same letters, but s takes a noise prediction of which a substep reads both halves."""
-
-    def run(part: OnPhaseSpace, u: Tensor, steps: int) -> None:
-        old, new = Halves(u), Halves(torch.empty_like(u))
-        e = part.k[0].unbind(1)
-        for _ in range(steps):
-            at = [old, old]
-            for letter in sequence:
-                if letter == "s":
-                    part.slope(at[0].u, 0)
-                else:
-                    half = "AB".index(letter)
-                    new.mixed(half, at[half].parts[half], at[1 - half].parts[1 - half], *e)
                     at[half] = new
             old, new = new, old
 
@@ -404,11 +360,11 @@ ROWS = [
     Row("ancestral", InRho, exponential(1, draws=True), 4, 2),
     Row("er_sde", InRho, exponential(1, draws=True), 4, 2, {"order": 1}, label="er_sde (order 1)"),
     Row("er_sde", InRho, exponential(3, draws=True), 6, 4, {"order": 3}, label="er_sde (order 3)"),
-    Row("euler_maruyama", InTime, maruyama, 5, 2, label="euler_maruyama (VP)"),
-    on_psld("euler_maruyama", maruyama, 7, 2, InTimeOnPhaseSpace, label="euler_maruyama (PSLD)"),
+    Row("euler_maruyama", InRho, exponential(1, draws=True), 4, 2, label="euler_maruyama (VP)"),
+    on_psld("euler_maruyama", exponential(1, draws=True), 6, 2, label="euler_maruyama (PSLD)"),
     on_psld("conjugate", exponential(1), 5),
-    on_psld("conjugate_symplectic_euler", conjugate_splitting("sAB"), 7, 2),
-    on_psld("conjugate_velocity_verlet", conjugate_splitting("sBAsB"), 6, 2),
+    on_psld("conjugate_symplectic_euler", exponential(1), 5),
+    on_psld("conjugate_velocity_verlet", exponential(1), 5),
     split("symplectic_euler", "sBsA"),
     split("reduced_symplectic_euler", "sBA"),
     split("velocity_verlet", "sBsAsB"),
