@@ -168,8 +168,12 @@ def _combine_matrices(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Te
     batch, rows, columns = weight.shape
     out = torch.bmm(weight, first.reshape(batch, columns, -1))
     for i in range(1, len(states)):
-        weight = weights[i]
-        out.baddbmm_(weight, states[i].reshape(batch, weight.shape[2], -1))
+        weight, inner = weights[i], weights[i].shape[2]
+        state = states[i].reshape(batch, inner, -1)
+        if inner == 1:
+            out.addcmul_(weight, state)
+        else:
+            out.baddbmm_(weight, state)
     if rows == columns:
         return out.view_as(first)
     event = first.shape[1:] if columns == 1 else first.shape[2:]

@@ -7,10 +7,10 @@ r"""ER-SDE: solvers for the whole family of reverse SDEs (Cui, Zhang, Li and Liu
 | x_theta | x0 |
 | A_2, A_3 as iterated integrals | single integrals, :func:`taylor` |
 
-VP is VE in y = x/alpha, so there is one stepper, in rho. For a step from noise-to-signal ratio s down to t, with
-:math:`r = \phi(t)/\phi(s)`, the solution of the reverse SDE is
+VP is VE in y = x/alpha, so there is one stepper, in rho. For a step from noise-to-signal ratio t down to s, with
+:math:`r = \phi(s)/\phi(t)`, the solution of the reverse SDE is
 
-.. math:: y_t = r \, y_s + (1 - r) x_0 + A_2 \dot x_0 + A_3 \ddot x_0 + \dots + n, \qquad n \sim N(0, t^2 - s^2 r^2) .
+.. math:: y_s = r \, y_t + (1 - r) x_0 + A_2 \dot x_0 + A_3 \ddot x_0 + \dots + n, \qquad n \sim N(0, s^2 - t^2 r^2) .
 
 Every phi for which psi = phi(x)/x does not decrease gives an SDE with the marginals of the process; psi = 1 is the ODE.
 """
@@ -88,37 +88,37 @@ class _Admissible:
                 )
 
 
-def taylor(psi: Scale, s: float, t: float, order: int, quadrature: str = "gauss") -> tuple[float, ...]:
+def taylor(psi: Scale, t: float, s: float, order: int, quadrature: str = "gauss") -> tuple[float, ...]:
     r"""``(r, 1 - r, A_2, ...)``: coefficients of the state and of the derivatives of the data prediction.
 
-    .. math:: A_{n+1} = \phi(t) \int_t^s \frac{(u - s)^n}{n!} \frac{\phi'(u)}{\phi(u)^2} \, du
-                      = -\int_t^s \frac{(u - s)^{n-1}}{(n-1)!} (1 - w(u)) \, du, \qquad w(u) = \frac{\phi(t)}{\phi(u)}
+    .. math:: A_{n+1} = \phi(s) \int_s^t \frac{(u - t)^n}{n!} \frac{\phi'(u)}{\phi(u)^2} \, du
+                      = -\int_s^t \frac{(u - t)^{n-1}}{(n-1)!} (1 - w(u)) \, du, \qquad w(u) = \frac{\phi(s)}{\phi(u)}
 
-    and :math:`1 - w = ((u - t) + t (1 - \psi(t)/\psi(u)))/u`, so that nothing cancels.
+    and :math:`1 - w = ((u - s) + s (1 - \psi(s)/\psi(u)))/u`, so that nothing cancels.
 
     Args:
         psi: phi(x)/x.
-        s, t: from and to, ratios of noise to signal.
+        t, s: from and to, ratios of noise to signal.
         order: number of terms, 1 to 3.
         quadrature: "gauss", to rounding, or "riemann100", the rule of the published code: 100 points, the left end of
             each interval. Its error does not shrink with the step.
     """
-    if t == 0:
+    if s == 0:
         return (0.0, 1.0) + (0.0,) * (order - 1)
-    bottom = psi(t)
-    r = t * bottom / (s * psi(s))
+    bottom = psi(s)
+    r = s * bottom / (t * psi(t))
     if quadrature == "riemann100":
-        nodes = [t + k * (s - t) / 100 for k in range(100)]
-        sums = [t * bottom * (s - t) / 100 * sum((u - s) ** n / (u * psi(u)) for u in nodes) for n in range(order - 1)]
-        return (r, 1 - r, *((t - s) ** n / factorial(n) + sums[n - 1] for n in range(1, order)))
-    lost = lambda u: ((u - t) + t * (1 - bottom / psi(u))) / u  # noqa: E731  1 - w
+        nodes = [s + k * (t - s) / 100 for k in range(100)]
+        sums = [s * bottom * (t - s) / 100 * sum((u - t) ** n / (u * psi(u)) for u in nodes) for n in range(order - 1)]
+        return (r, 1 - r, *((s - t) ** n / factorial(n) + sums[n - 1] for n in range(1, order)))
+    lost = lambda u: ((u - s) + s * (1 - bottom / psi(u))) / u  # noqa: E731  1 - w
     terms = [0.0] * (order - 1)
-    for a, b in panels(t, s) if order > 1 else ():
+    for a, b in panels(s, t) if order > 1 else ():
         for node, weight in zip(GAUSS_NODES.tolist(), GAUSS_WEIGHTS.tolist(), strict=True):
             u = (a + b) / 2 + (b - a) / 2 * node
             for n in range(1, order):
-                terms[n - 1] -= weight * (b - a) / 2 * (u - s) ** (n - 1) / factorial(n - 1) * lost(u)
-    return (r, lost(s), *terms)
+                terms[n - 1] -= weight * (b - a) / 2 * (u - t) ** (n - 1) / factorial(n - 1) * lost(u)
+    return (r, lost(t), *terms)
 
 
 def grid_weights(
@@ -133,24 +133,24 @@ def grid_weights(
     """For every step the factors of the state, of the latest data predictions (newest first) and of the noise."""
     ratios = [process.rho(t) for t in times]
     table = []
-    for i, (s, t) in enumerate(pairwise(ratios)):
-        alpha_s, alpha_t = process.alpha(times[i]), process.alpha(times[i + 1])
-        r, frozen, *A = taylor(psi, s, t, min(order, i + 1) if t else 1, quadrature)
+    for i, (t, s) in enumerate(pairwise(ratios)):
+        alpha_t, alpha_s = process.alpha(times[i]), process.alpha(times[i + 1])
+        r, frozen, *A = taylor(psi, t, s, min(order, i + 1) if s else 1, quadrature)
         past = [frozen, 0.0, 0.0]
         if A:
-            first = s - ratios[i - 1]
+            first = t - ratios[i - 1]
             past[0] += A[0] / first
             past[1] -= A[0] / first
         if len(A) > 1:
             second = ratios[i - 1] - ratios[i - 2]
-            # 2 (d_i - d_{i-1})/(s - s_{i-2}), and half a step of it repairs the first derivative
-            factor = (A[1] + (A[0] * first / 2 if derivative == "corrected" else 0.0)) * 2 / (s - ratios[i - 2])
+            # 2 (d_i - d_{i-1})/(t - t_{i-2}), and half a step of it repairs the first derivative
+            factor = (A[1] + (A[0] * first / 2 if derivative == "corrected" else 0.0)) * 2 / (t - ratios[i - 2])
             past = [p + factor * c for p, c in zip(past, (1 / first, -1 / first - 1 / second, 1 / second), strict=True)]
-        variance = t**2 - s**2 * r**2 if clip_variance else -(t**2) * expm1(2 * log(psi(t) / psi(s))) if t else 0.0
+        variance = s**2 - t**2 * r**2 if clip_variance else -(s**2) * expm1(2 * log(psi(s) / psi(t))) if s else 0.0
         if clip_variance and abs(variance) < CLIP:
             variance = 0.0
         past = past[: len(A) + 1]
-        table.append((alpha_t / alpha_s * r, *(alpha_t * w for w in past), alpha_t * max(variance, 0.0) ** 0.5))
+        table.append((alpha_s / alpha_t * r, *(alpha_s * w for w in past), alpha_s * max(variance, 0.0) ** 0.5))
     return table
 
 
@@ -223,7 +223,7 @@ def er_sde(
 ) -> Iterator[Tensor]:
     r"""ER-SDE-Solver of order 1, 2 or 3: Taylor expansion of the data prediction along the path, exact noise.
 
-    .. math:: y_{i+1} = r y_i + (1 - r) x_0 + A_2 d_i + A_3 e_i + \sqrt{t^2 - s^2 r^2} \, z_i
+    .. math:: y_{i+1} = r y_i + (1 - r) x_0 + A_2 d_i + A_3 e_i + \sqrt{s^2 - t^2 r^2} \, z_i
 
     with the first and second derivative of the data prediction from its last values, fewer in the first steps and one
     in a step to 0. For the ODE (``phi="x"``) the order is 1, 2, 3; for every SDE of the family the strong order is 1

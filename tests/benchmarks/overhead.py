@@ -192,12 +192,12 @@ def adams(order: int, ramp: bool = False) -> Form:
     return run
 
 
-def exponential(order: int, draws: bool = False) -> Form:
-    """The state, the last answers of the network and perhaps a draw in one weighted sum: one pass each."""
+def exponential(order: int, draws: bool = False, sums: int = 1) -> Form:
+    """The state, the last answers of the network and perhaps a draw in one weighted sum, or several sums a step."""
 
     def run(part: InRho, u: Tensor, steps: int) -> None:
         new, past, draw = torch.empty_like(u), [], [part.z] * draws
-        for i in range(steps):
+        for i in range(sums * steps):
             past = [part.slope(u, i % order), *past[: order - 1]]
             u, new = part.sum(new, [u, *past, *draw]), u
 
@@ -364,7 +364,7 @@ ROWS = [
     on_psld("euler_maruyama", exponential(1, draws=True), 6, 2, label="euler_maruyama (PSLD)"),
     on_psld("conjugate", exponential(1), 5),
     on_psld("conjugate_symplectic_euler", exponential(1), 5),
-    on_psld("conjugate_velocity_verlet", exponential(1), 5),
+    on_psld("conjugate_velocity_verlet", exponential(1, sums=2), 5),
     split("symplectic_euler", "sBsA"),
     split("reduced_symplectic_euler", "sBA"),
     split("velocity_verlet", "sBsAsB"),
@@ -378,6 +378,10 @@ ROWS = [
     split("reduced_obab", "OsBAsB"),
     on_psld("sscs", symmetric, 9, 3),
 ]
+
+
+#: Solvers that miss the limit so far: what they move is one half of the state at a time, and each move has its price.
+MISSING = {row.name for row in ROWS if row.process is dn.PSLD}
 
 
 @dataclass
