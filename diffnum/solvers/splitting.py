@@ -386,17 +386,22 @@ def sscs(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) -> It
     The score is that of the start time, and :math:`10^{-9}` is added to the variances, as published. Weak order 1, for
     the score part is one Euler step; one evaluation and two draws a step. State ``(batch, 2, *event)``.
     """
-    process, p = problem.process, parts(problem.process, 2)
-    halves = on_grid(analytic_halves, process, times, u)
-    for (t, _, h), half in zip(steps(process, times), halves, strict=True):
+    halves = on_grid(analytic_halves, problem.process, times, u)
+    for (t, _, h), half in zip(steps(problem.process, times), halves, strict=True):
         u = combine(half, (u, noise(u)))
-        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        a, b = p.Gamma * h, p.mass * p.nu * h
-        u, x_new, m_new = fresh(u)
-        combine((1 + a, a), (x, sx), x_new)
-        combine((1 + b / p.mass, b), (m, sm), m_new)
+        u = push(problem, u, t, h)
         u = combine(half, (u, noise(u)))
         yield u
+
+
+def push(problem: Problem, u: Tensor, t: float, h: float) -> Tensor:
+    """The score part of :func:`sscs`: an Euler step of each half with its own score."""
+    p = parts(problem.process, 2)
+    (x, m), (sx, sm), (new, x_new, m_new) = u.unbind(1), problem.score(u, t).unbind(1), fresh(u)
+    a, b = p.Gamma * h, p.mass * p.nu * h
+    combine((1 + a, a), (x, sx), x_new)
+    combine((1 + b / p.mass, b), (m, sm), m_new)
+    return new
 
 
 def analytic_halves(process: Any, times: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:

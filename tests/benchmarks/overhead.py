@@ -192,16 +192,24 @@ def adams(order: int, ramp: bool = False) -> Form:
     return run
 
 
-def exponential(order: int, draws: bool = False, sums: int = 1) -> Form:
-    """The state, the last answers of the network and perhaps a draw in one weighted sum, or several sums a step."""
+def exponential(order: int, draws: bool = False) -> Form:
+    """The state, the last answers of the network and perhaps a draw in one weighted sum: one pass each."""
 
     def run(part: InRho, u: Tensor, steps: int) -> None:
         new, past, draw = torch.empty_like(u), [], [part.z] * draws
-        for i in range(sums * steps):
+        for i in range(steps):
             past = [part.slope(u, i % order), *past[: order - 1]]
             u, new = part.sum(new, [u, *past, *draw]), u
 
     return run
+
+
+def two_sums(part: InRho, u: Tensor, steps: int) -> None:
+    """Two sums of the state and a new answer of the network each."""
+    new, stage = torch.empty_like(u), torch.empty_like(u)
+    for _ in range(steps):
+        part.sum(stage, [u, part.slope(u, 0)])
+        u, new = part.sum(new, [stage, part.slope(stage, 1)]), u
 
 
 class Halves:
@@ -364,7 +372,7 @@ ROWS = [
     on_psld("euler_maruyama", exponential(1, draws=True), 6, 2, label="euler_maruyama (PSLD)"),
     on_psld("conjugate", exponential(1), 5),
     on_psld("conjugate_symplectic_euler", exponential(1), 5),
-    on_psld("conjugate_velocity_verlet", exponential(1, sums=2), 5),
+    on_psld("conjugate_velocity_verlet", two_sums, 5, 2),
     split("symplectic_euler", "sBsA"),
     split("reduced_symplectic_euler", "sBA"),
     split("velocity_verlet", "sBsAsB"),
