@@ -74,7 +74,8 @@ def transfer_map(
             s_a = \sqrt{(1-a)/a}
 
     Liu et al. 2022, arXiv:2202.09778, equation (11); the first form is DDIM with eta = 0 (Song, Meng and Ermon 2021,
-    arXiv:2010.02502, equation (12)). Assumes 0 < a, b <= 1. In float32 use the second: it subtracts no close numbers.
+    arXiv:2010.02502, equation (12)). Assumes 0 < a, b <= 1. The second subtracts no close roots, but a and b rounded to
+    float32 lose the same digits in all three: compute the factors in float64.
     """
     a, b, x, e = start, end, state, noise
     match form:
