@@ -18,7 +18,7 @@ from diffnum.errors import DiffnumError
 from diffnum.grids import check_times
 from diffnum.noise import Brownian, Seeded
 from diffnum.problem import Problem
-from diffnum.runner import Solver, find, solve
+from diffnum.runner import Solution, Solver, draws_noise, find, solve
 
 FLOOR = 1e-11  # below this an error may be rounding, in the solver or in the reference, and says nothing about order
 
@@ -173,17 +173,26 @@ def convergence(
     if truth.shape != u.shape:
         raise ValueError(f"truth has shape {tuple(truth.shape)}, the states have {tuple(u.shape)}")
     runs = [solve(problem, solver, u, times, **options) for times in grids]
-    wrong = torch.stack([(run.u.double() - truth).flatten(1).square().mean(1).sqrt() for run in runs])
     function = find(solver)
-    name = name_of(function, **options)
     claimed = claimed_order(function, problem.process, grids[-1], **options)
+    return _compared(name_of(function, **options), steps, runs, truth, claimed)
+
+
+def _compared(
+    name: str, steps: tuple[int, ...], runs: Sequence[Solution], truth: Tensor, claim: int | None
+) -> Convergence:
+    """Runs with more and more steps against the one state at which they should end."""
+    wrong = torch.stack([(run.u.double() - truth).flatten(1).square().mean(1).sqrt() for run in runs])
     errors = tuple(rms(row) for row in wrong)
-    return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claimed)
+    return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claim)
 
 
-def claimed_order(solver: Solver, process: Any, times: Tensor, **options: Any) -> int | None:
-    """The order a solver claims on a grid (the weak one of a stochastic solver), None where it claims none."""
-    claim = getattr(solver, "order", None)
+def claimed_order(solver: Solver, process: Any, times: Tensor, what: str = "order", **options: Any) -> int | None:
+    """The order a solver claims on a grid, None where it claims none.
+
+    ``what`` names the claim: "order" (of a stochastic solver the weak one) or "strong_order".
+    """
+    claim = getattr(solver, what, None)
     if claim is None:
         return None
     if "start" in signature(claim).parameters:
@@ -377,11 +386,8 @@ def strong_convergence(
     path = Brownian(grids[-1], clock(problem.process, **known), seed)
     last = solve(problem, function, u, grids[-1], noise=path.on(grids[-1]), **(options if truth is None else truth)).u
     runs = [solve(problem, function, u, times, noise=path.on(times), **options) for times in grids[:-1]]
-    wrong = torch.stack([(run.u - last).double().flatten(1).square().mean(1).sqrt() for run in runs]).cpu()
-    claim = getattr(function, "strong_order", None)
-    claimed = claim(grid=kind_of(grids[-1], problem.process), process=problem.process, **options) if claim else None
-    errors = tuple(rms(row) for row in wrong)
-    return Convergence(name_of(function, **options), steps, tuple(run.nfe for run in runs), errors, wrong, claimed)
+    claimed = claimed_order(function, problem.process, grids[-1], "strong_order", **options)
+    return _compared(name_of(function, **options), steps, runs, last.double(), claimed)
 
 
 class _Impulses:
@@ -399,7 +405,7 @@ class _Impulses:
 
 
 def _with(solver: str | Solver, noise: Any) -> dict[str, Any]:
-    return {"noise": noise} if "noise" in signature(find(solver)).parameters else {}
+    return {"noise": noise} if draws_noise(find(solver)) else {}
 
 
 # -------------------------------------------------------------------------------------------------- error and cost
@@ -558,7 +564,7 @@ def work_precision(
     problem.check(u)
     for solver, options, kept in plan:  # calling a method checks everything and evaluates nothing
         function = find(solver)
-        noise = {"noise": Seeded(0)} if "noise" in signature(function).parameters else {}
+        noise = _with(function, Seeded(0))
         for n in kept:
             function(problem, u, times[n].tolist(), **noise, **options)
     if truth is None:

@@ -4,7 +4,6 @@ Each raises ``AssertionError`` with the table of what was measured, and returns 
 """
 
 from collections.abc import Callable, Sequence
-from inspect import signature
 from math import prod
 from typing import Any
 
@@ -17,7 +16,7 @@ from diffnum.denoisers import PointMass
 from diffnum.grids import check_times
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
-from diffnum.runner import Solver, find, solve
+from diffnum.runner import Solver, draws_noise, find, solve
 
 
 def assert_order(result: Convergence, order: int | None = None, within: float | None = None) -> float:
@@ -100,7 +99,7 @@ def assert_reduces_to(
 def assert_pure(problem: Problem, solver: str | Solver, u: Tensor, times: Tensor, **options: Any) -> None:
     """The solver writes into nothing it received or yielded, keeps dtype and device, and repeats itself exactly."""
     start, seen, grid = u.clone(), [], check_times(times, problem.process).tolist()
-    noise = {"noise": Seeded(0)} if "noise" in signature(find(solver)).parameters else {}
+    noise = {"noise": Seeded(0)} if draws_noise(find(solver)) else {}
     with torch.no_grad():
         for state in find(solver)(problem, u, grid, **noise, **options):
             seen.append((state, state.clone()))

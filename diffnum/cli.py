@@ -299,7 +299,7 @@ def sample(
     from diffnum.analysis import evaluations
     from diffnum.files import write
     from diffnum.noise import Seeded
-    from diffnum.runner import find
+    from diffnum.runner import draws_noise, find
 
     run, where = find(solver), make_device(device)
     options = solver_options(run, option)
@@ -307,7 +307,6 @@ def sample(
     times = make_grid(grid)(noising, steps, t_end=t_end)
     denoiser = network_for(network, process)
     problem = Problem(noising, denoiser)
-    stochastic = "noise" in inspect.signature(run).parameters
 
     claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
     parts, begun, nfe = [], time.perf_counter(), 0
@@ -317,7 +316,7 @@ def sample(
             u = problem.prior(
                 (len(indices), *denoiser.shape), dtype=getattr(torch, dtype), device=where, seed=seed, indices=indices
             )
-            noise = Seeded(seed, indices) if stochastic else None
+            noise = Seeded(seed, indices) if draws_noise(run) else None
             watched = meter.watch(run, len(indices))
             solution = solve(problem, watched, u, times, noise=noise, denoise=denoise, **options)
             nfe = solution.nfe

@@ -122,8 +122,8 @@ def combine(weights: Sequence[Coefficient], states: Sequence[Tensor], out: Tenso
 
     Args:
         weights: one coefficient for each state, all of one kind, as :func:`ready` makes them: Python floats; tensors
-            ``(*freq, 1, 1)``, which multiply frequency by frequency; or matrices ``(r, c)`` or ``(batch, r, c)``,
-            which turn c components of a state into r. Components stand on axis 1, where there are several.
+            ``(*freq, 1, 1)``, which multiply frequency by frequency; or matrices ``(batch, r, c)``, which turn c
+            components of a state into r. Components stand on axis 1, where there are several.
         states: tensors of one dtype and device, and for float weights of one shape; none of them is written to.
         out: where to put the sum of float weights, such as one half of a new state; none of the states.
     """

@@ -188,6 +188,12 @@ def find(solver: str | Solver) -> Solver:
     return registry[solver]
 
 
+def draws_noise(solver: Solver) -> bool:
+    """Whether a solver has the parameter ``noise``: what makes it stochastic."""
+    draws = getattr(solver, "draws", None)  # of a method declared with :func:`method`: no signature to look at
+    return "noise" in inspect.signature(solver).parameters if draws is None else draws
+
+
 def solve(
     problem: Problem,
     solver: str | Solver,
@@ -232,8 +238,7 @@ def solve(
     times = check_times(times, problem.process)
     if denoise and times[-1] == 0:
         raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
-    draws = getattr(run, "draws", None)
-    if "noise" in inspect.signature(run).parameters if draws is None else draws:
+    if draws_noise(run):
         options["noise"] = Seeded(seed_from(generator)) if noise is None else noise
         getattr(noise, "restart", lambda: None)()
     elif noise is not None:
@@ -288,4 +293,4 @@ def _options(options: list[str]) -> str:
     return f"it has {', '.join(options)}" if options else "it has none"
 
 
-__all__ = ["Solution", "Solver", "find", "method", "registry", "solve", "weight"]
+__all__ = ["Solution", "Solver", "draws_noise", "find", "method", "registry", "solve", "weight"]

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffnum.coefficients import combine, exponential_weights, on_grid
@@ -51,8 +52,9 @@ def _order(
 
 def multistep(process: Any, times: Sequence[float], order: int, K: str, ahead: bool) -> list[list[Tensor]]:
     """For every step the coefficients of the state and of the noise predictions; see ``exponential_weights``."""
+    grid = torch.tensor(times, dtype=torch.float64)
     weights = exponential_weights(process, times, order, K, ahead)
-    return [[process.transition(s, t), *C] for (t, s), C in zip(pairwise(times), weights, strict=True)]
+    return [[A, *C] for A, C in zip(process.transition(grid[1:], grid[:-1]), weights, strict=True)]
 
 
 @method(

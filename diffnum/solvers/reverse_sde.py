@@ -8,7 +8,6 @@ solved from large t to small t, has the marginals of the process (Song et al. 20
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -52,12 +51,14 @@ def euler_maruyama(
         yield u
 
 
-def euler_weights(process: Any, times: Sequence[float], lam: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def euler_weights(process: Any, times: Sequence[float], lam: float) -> Iterable[tuple[Tensor, ...]]:
     """For every step of :func:`euler_maruyama` the coefficients of state, noise prediction and draw."""
-    for t, s in pairwise(times):
-        h, F = t - s, process.F(t)
-        unit = torch.eye(F.shape[-1], dtype=torch.float64)
-        yield unit - h * F, -h * (1 + lam**2) * process.gain(t), lam * h**0.5 * process.G(t)
+    grid = torch.tensor(times, dtype=torch.float64)
+    F = process.F(grid[:-1])
+    h = -grid.diff().reshape(-1, *(1,) * (F.ndim - 1))
+    unit = torch.eye(F.shape[-1], dtype=torch.float64)
+    factors = unit - h * F, -h * (1 + lam**2) * process.gain(grid[:-1]), lam * h.sqrt() * process.G(grid[:-1])
+    return zip(*factors, strict=True)
 
 
 def frozen_data(problem: Problem, u: Tensor, times: list[float], lam: float, noise: Noise) -> Iterator[Tensor]:

@@ -85,7 +85,7 @@ def parts(process: Any, w: float) -> Parts:
 
 def steps(process: Any, times: Sequence[float]) -> Iterator[tuple[float, float, float]]:
     """``(t, s, h)`` for every step: from, to, and the change of b, which is positive."""
-    b = [process.clock(t) for t in times]
+    b = process.clock(torch.tensor(times, dtype=torch.float64)).tolist()
     for (t, s), (now, then) in zip(pairwise(times), pairwise(b), strict=True):
         yield t, s, now - then
 
@@ -94,6 +94,43 @@ def score(problem: Problem, x: Tensor, m: Tensor, t: float) -> tuple[Tensor, Ten
     """Score of position and momentum at the state (x, m); one evaluation."""
     sx, sm = problem.score(torch.stack((x, m), 1), t).unbind(1)
     return sx, sm
+
+
+# The sequences of substeps that methods share; names read from left to right, every score is taken at t.
+
+
+def naive_BA(p: Parts, problem: Problem, u: Tensor, t: float, h: float) -> Tensor:
+    """Momentum, then position, each with its own score."""
+    (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
+    m = p.B(x, m, sm, h)
+    x = p.A(x, m, score(problem, x, m, t)[0], h)
+    return torch.stack((x, m), 1)
+
+
+def reduced_BA(p: Parts, problem: Problem, u: Tensor, t: float, h: float) -> Tensor:
+    """Momentum, then position, with one score."""
+    (x, m), (sx, sm), (new, x_new, m_new) = u.unbind(1), problem.score(u, t).unbind(1), fresh(u)
+    p.B(x, m, sm, h, m_new)
+    p.A(x, m_new, sx, h, x_new)
+    return new
+
+
+def naive_BAB(p: Parts, problem: Problem, u: Tensor, t: float, h: float) -> Tensor:
+    """Half of the momentum, position, half of the momentum, each with its own score."""
+    (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
+    m = p.B(x, m, sm, h / 2)
+    x = p.A(x, m, score(problem, x, m, t)[0], h)
+    m = p.B(x, m, score(problem, x, m, t)[1], h / 2)
+    return torch.stack((x, m), 1)
+
+
+def reduced_BAB(p: Parts, problem: Problem, u: Tensor, t: float, h: float, last: float) -> Tensor:
+    """The same with two scores: one for the first two substeps, and one at the time ``last`` for the third."""
+    (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
+    m = p.B(x, m, sm, h / 2)
+    x = p.A(x, m, sx, h)
+    m = p.B(x, m, score(problem, x, m, last)[1], h / 2)
+    return torch.stack((x, m), 1)
 
 
 # ------------------------------------------------------------------------------------------------- deterministic
@@ -119,14 +156,13 @@ def symplectic_euler(problem: Problem, u: Tensor, times: list[float], first: str
     """
     p = parts(problem.process, 1)
     for t, _, h in steps(problem.process, times):
-        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
         if first == "momentum":
-            m = p.B(x, m, sm, h)
-            x = p.A(x, m, score(problem, x, m, t)[0], h)
+            u = naive_BA(p, problem, u, t, h)
         else:
+            (x, m), (sx, _) = u.unbind(1), problem.score(u, t).unbind(1)
             x = p.A(x, m, sx, h)
             m = p.B(x, m, score(problem, x, m, t)[1], h)
-        u = torch.stack((x, m), 1)
+            u = torch.stack((x, m), 1)
         yield u
 
 
@@ -152,12 +188,10 @@ def reduced_symplectic_euler(
     """
     p = parts(problem.process, 1)
     for t, _, h in steps(problem.process, times):
-        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        u, x_new, m_new = fresh(u)
         if first == "momentum":
-            p.B(x, m, sm, h, m_new)
-            p.A(x, m_new, sx, h, x_new)
+            u = reduced_BA(p, problem, u, t, h)
         else:
+            (x, m), (sx, sm), (u, x_new, m_new) = u.unbind(1), problem.score(u, t).unbind(1), fresh(u)
             p.A(x, m, sx, h, x_new)
             p.B(x_new, m, sm, h, m_new)
         yield u
@@ -178,11 +212,7 @@ def velocity_verlet(problem: Problem, u: Tensor, times: list[float]) -> Iterator
     """
     p = parts(problem.process, 1)
     for t, _, h in steps(problem.process, times):
-        (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        m = p.B(x, m, sm, h / 2)
-        x = p.A(x, m, score(problem, x, m, t)[0], h)
-        m = p.B(x, m, score(problem, x, m, t)[1], h / 2)
-        u = torch.stack((x, m), 1)
+        u = naive_BAB(p, problem, u, t, h)
         yield u
 
 
@@ -207,11 +237,7 @@ def reduced_velocity_verlet(problem: Problem, u: Tensor, times: list[float], las
     """
     p = parts(problem.process, 1)
     for t, s, h in steps(problem.process, times):
-        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        m = p.B(x, m, sm, h / 2)
-        x = p.A(x, m, sx, h)
-        m = p.B(x, m, score(problem, x, m, s if last == "next" else t)[1], h / 2)
-        u = torch.stack((x, m), 1)
+        u = reduced_BAB(p, problem, u, t, h, s if last == "next" else t)
         yield u
 
 
@@ -273,11 +299,7 @@ def oba(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *, 
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        u = p.O(u, noise(u), h, lam_s)
-        (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        m = p.B(x, m, sm, h)
-        x = p.A(x, m, score(problem, x, m, t)[0], h)
-        u = torch.stack((x, m), 1)
+        u = naive_BA(p, problem, p.O(u, noise(u), h, lam_s), t, h)
         yield u
 
 
@@ -291,11 +313,7 @@ def reduced_oba(
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        u = p.O(u, noise(u), h, lam_s)
-        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        u, x_new, m_new = fresh(u)
-        p.B(x, m, sm, h, m_new)
-        p.A(x, m_new, sx, h, x_new)
+        u = reduced_BA(p, problem, p.O(u, noise(u), h, lam_s), t, h)
         yield u
 
 
@@ -307,10 +325,7 @@ def bao(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *, 
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        m = p.B(x, m, sm, h)
-        x = p.A(x, m, score(problem, x, m, t)[0], h)
-        u = p.O(torch.stack((x, m), 1), noise(u), h, lam_s)
+        u = p.O(naive_BA(p, problem, u, t, h), noise(u), h, lam_s)
         yield u
 
 
@@ -324,11 +339,7 @@ def reduced_bao(
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        u, x_new, m_new = fresh(u)
-        p.B(x, m, sm, h, m_new)
-        p.A(x, m_new, sx, h, x_new)
-        u = p.O(u, noise(u), h, lam_s)
+        u = p.O(reduced_BA(p, problem, u, t, h), noise(u), h, lam_s)
         yield u
 
 
@@ -341,12 +352,7 @@ def obab(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *,
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        u = p.O(u, noise(u), h, lam_s)
-        (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        m = p.B(x, m, sm, h / 2)
-        x = p.A(x, m, score(problem, x, m, t)[0], h)
-        m = p.B(x, m, score(problem, x, m, t)[1], h / 2)
-        u = torch.stack((x, m), 1)
+        u = naive_BAB(p, problem, p.O(u, noise(u), h, lam_s), t, h)
         yield u
 
 
@@ -360,12 +366,7 @@ def reduced_obab(
     """
     p = parts(problem.process, 2)
     for t, s, h in steps(problem.process, times):
-        u = p.O(u, noise(u), h, lam_s)
-        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        m = p.B(x, m, sm, h / 2)
-        x = p.A(x, m, sx, h)
-        m = p.B(x, m, score(problem, x, m, s)[1], h / 2)
-        u = torch.stack((x, m), 1)
+        u = reduced_BAB(p, problem, p.O(u, noise(u), h, lam_s), t, h, s)
         yield u
 
 
