@@ -12,11 +12,14 @@ which is their denoising loss with weight (sigma^2 + s_d^2)/(sigma s_d)^2. Noise
 sigma_k = tan(theta_t)/D_k(t) of the blurring process at a random time t (see
 :class:`diffnum.denoisers.network.BlurringNetwork`). A frequency that the noise hides weighs v_k/(sigma_k^2 + v_k).
 
+``features``: the classifier behind our sample-quality distances, see :mod:`diffnum.features`.
+
 Every random number is a function of (seed, step, rank), so a resumed run draws what the uninterrupted one would.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -38,6 +41,7 @@ from diffnum.dct import dct2, idct2
 from diffnum.denoisers import network as nets
 from diffnum.denoisers.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, BlurringNetwork, Config, Network, UNet
 from diffnum.errors import DiffnumError
+from diffnum.features import Classification
 from diffnum.files import write
 
 LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 250)
@@ -117,35 +121,79 @@ def noise_levels(n: int, device: torch.device, generator: torch.Generator) -> Te
     return torch.where(u < 0.8, normal, uniform).clamp(SIGMA_MIN, SIGMA_MAX)
 
 
-def edm_loss(net: Any, pixels: Pixels, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Loss per row (n,) and the noise levels (n,)."""
-    s = noise_levels(n, pixels.exact.device, generator)
-    x0 = pixels.draw(n, s, generator)
-    z = torch.randn(x0.shape, device=x0.device, generator=generator)
-    t = s[:, None, None, None]
-    root = (t * t + SIGMA_DATA**2).sqrt()
-    target = (t * x0 / SIGMA_DATA - SIGMA_DATA * z) / root
-    return (net((x0 + t * z) / root, s.log() / 4).float() - target).square().mean((1, 2, 3)), s
+class Denoising:
+    """The task ``edm``: the denoiser of white noise. A task holds its data and knows network, loss, file and test."""
+
+    kind = "edm"
+    defaults = 128, 7e-4, 180_000  # batch, peak rate, half-life of the average
+
+    def __init__(self, root: str | os.PathLike[str] | None, where: torch.device) -> None:
+        self.pixels = Pixels.find(root, where)
+        self.about = self.pixels.about
+        self.test = to_device(datasets.cifar10(root, "test", exact=True), where)
+        self.stats = statistics(self.pixels)
+        self.spectrum = self.stats["spectrum"].to(where)
+
+    def network(self, size: str | Config, start: Any) -> tuple[UNet, dict[str, Any]]:
+        """A U-Net with the weights of ``start``, or new ones, and its configuration for the record."""
+        config = start.config if start else SIZES[size] if isinstance(size, str) else size
+        net = UNet(config)
+        if start:
+            net.load_state_dict({k: v.float() for k, v in start._state.items()})
+        return net, json.loads(json.dumps(asdict(config)))
+
+    def optimiser(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        """Adam with the decay rates of Karras et al. (2022)."""
+        return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99), fused=True)
+
+    def loss(self, net: Any, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Loss per row (n,) and the noise levels (n,)."""
+        s = noise_levels(n, self.test.device, generator)
+        x0 = self.pixels.draw(n, s, generator)
+        z = torch.randn(x0.shape, device=x0.device, generator=generator)
+        t = s[:, None, None, None]
+        root = (t * t + SIGMA_DATA**2).sqrt()
+        target = (t * x0 / SIGMA_DATA - SIGMA_DATA * z) / root
+        return (net((x0 + t * z) / root, s.log() / 4).float() - target).square().mean((1, 2, 3)), s
+
+    def blob(self, net: Any) -> bytes:
+        """The weight file, in half precision."""
+        return nets.to_bytes(net, {k: self.stats[k] for k in ("mean", "cov")}, {"kind": self.kind})
+
+    def validate(self, blob: bytes, count: int | None) -> list[dict[str, float]]:
+        """Error by noise level of the file, on the first ``count`` test images."""
+        return validate(nets.from_bytes(blob), self.test[:count])
 
 
-def blurring_loss(
-    net: Any, pixels: Pixels, spectrum: Tensor, n: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Loss per row (n,) and tan(theta) of their times (n,); times u^1.5 with u uniform on [0, 1] and stratified."""
-    device = pixels.exact.device
-    u = (torch.arange(n, device=device) + torch.rand(n, device=device, generator=generator)) / n
-    t = u.double() ** 1.5
-    level = torch.tan(math.pi / 2 * (t + 0.004) / 1.008)
-    y0 = dct2(pixels.draw(n, level.float(), generator))
-    z = torch.randn(y0.shape, device=device, generator=generator)
-    sigma = level[:, None, None] / nets.blur_damping(t)
-    c_in, label, _, _, _, _ = (c.float() for c in nets.blurring_coefficients(sigma, level, spectrum))
-    s, v = sigma[:, None].float(), spectrum.float()
-    target = (s * y0 / v.sqrt() - v.sqrt() * z) / (s * s + v).sqrt()
-    f = dct2(net(idct2(c_in * (y0 + s * z)), label).float())
-    weight = 0.01 + 0.99 * v / (s * s + v)  # a little everywhere, so that no frequency of F drifts off
-    weight = weight / weight.mean((2, 3), keepdim=True).sqrt()
-    return (weight * (f - target).square()).mean((1, 2, 3)), level.float()
+class BlurredDenoising(Denoising):
+    """The task ``blurring``: the denoiser of the blurring process."""
+
+    kind = "blurring"
+
+    def loss(self, net: Any, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Loss per row (n,) and tan(theta) of their times (n,); times u^1.5 with u uniform on [0, 1], stratified."""
+        device, spectrum = self.test.device, self.spectrum
+        u = (torch.arange(n, device=device) + torch.rand(n, device=device, generator=generator)) / n
+        t = u.double() ** 1.5
+        level = torch.tan(math.pi / 2 * (t + 0.004) / 1.008)
+        y0 = dct2(self.pixels.draw(n, level.float(), generator))
+        z = torch.randn(y0.shape, device=device, generator=generator)
+        sigma = level[:, None, None] / nets.blur_damping(t)
+        c_in, label, _, _, _, _ = (c.float() for c in nets.blurring_coefficients(sigma, level, spectrum))
+        s, v = sigma[:, None].float(), spectrum.float()
+        target = (s * y0 / v.sqrt() - v.sqrt() * z) / (s * s + v).sqrt()
+        f = dct2(net(idct2(c_in * (y0 + s * z)), label).float())
+        weight = 0.01 + 0.99 * v / (s * s + v)  # a little everywhere, so that no frequency of F drifts off
+        weight = weight / weight.mean((2, 3), keepdim=True).sqrt()
+        return (weight * (f - target).square()).mean((1, 2, 3)), level.float()
+
+    def blob(self, net: Any) -> bytes:
+        """The weight file, in half precision."""
+        extra = {"kind": self.kind, "blurring": {"blur_max": 10.0, "d_min": 1e-3}}
+        return nets.to_bytes(net, {"spectrum": self.stats["spectrum"]}, extra)
+
+
+TASKS: dict[str, Any] = {"edm": Denoising, "blurring": BlurredDenoising, "features": Classification}
 
 
 @torch.no_grad()
@@ -193,9 +241,9 @@ def validate(
 class Run:
     """What changes while training; a checkpoint is this and nothing else."""
 
-    net: UNet
-    average: UNet
-    optimiser: torch.optim.Adam
+    net: torch.nn.Module
+    average: torch.nn.Module
+    optimiser: torch.optim.Optimizer
     step: int = 0
     images: int = 0
     seconds: float = 0.0
@@ -209,7 +257,7 @@ class Run:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for name, p in self.net.named_parameters():
             for key, value in self.optimiser.state.get(p, {}).items():
-                tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
+                tensors[f"optimiser.{key}.{name}"] = torch.as_tensor(value)
         numbers = {"step": self.step, "images": self.images, "seconds": self.seconds, "log": self.log}
         text = {"numbers": json.dumps(numbers), "settings": json.dumps(settings)}
         blob = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, text)
@@ -233,15 +281,14 @@ class Run:
             )
         for prefix, module in (("net.", self.net), ("average.", self.average)):
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        for name, p in self.net.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            if f"adam.step.{name}" in tensors:
-                self.optimiser.state[p] = {
-                    k: tensors[f"adam.{k}.{name}"].to(p.device)
-                    if k != "step" or p.is_cuda
-                    else tensors[f"adam.{k}.{name}"]
-                    for k in keys
-                }
+        parameters = dict(self.net.named_parameters())
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            if part == "optimiser":
+                key, _, owner = rest.partition(".")
+                p = parameters[owner]
+                # Adam counts its steps on the CPU, unless it is a GPU's
+                self.optimiser.state[p][key] = value if key == "step" and not p.is_cuda else value.to(p.device)
         self.step, self.images, self.seconds = numbers["step"], numbers["images"], numbers["seconds"]
         self.log = numbers["log"]
 
@@ -254,10 +301,10 @@ def train(
     images: int | None = None,
     size: str | Config = "small",
     init: str | None = None,
-    batch: int = 128,
-    lr: float = 7e-4,
+    batch: int | None = None,
+    lr: float | None = None,
     warmup: int = 300,
-    average: int = 180_000,
+    average: int | None = None,
     seed: int = 0,
     resume: bool = False,
     device: str | None = None,
@@ -275,18 +322,23 @@ def train(
 
     Parameters
     ----------
-    data: folder or file, see :func:`diffnum.data.cifar10`; out: output folder; kind: ``"edm"`` or ``"blurring"``.
+    data: folder or file, see :func:`diffnum.data.cifar10`; out: output folder; kind: ``"edm"``, ``"blurring"`` (the
+    denoisers) or ``"features"`` (:mod:`diffnum.features`).
     minutes, images: the budget, whichever ends first (default 3 minutes); the rate follows a cosine over it to 0.
     size: ``"small"`` (5.0 M parameters), ``"large"`` (7.7 M), ``"tiny"``, or a :class:`Config`; init: name or path of a
     network to start from (its size is then used).
-    batch: images per step over all processes; lr: peak rate of Adam(0.9, 0.99); warmup: steps of linear warm-up;
-    average: half-life, in images, of the moving average of the weights, which is what is saved.
+    batch: images per step over all processes; lr: peak learning rate; warmup: steps of linear warm-up; average:
+    half-life, in images, of the moving average of the weights, which is what is saved. The kind sets their defaults.
     device: default a GPU if there is one; compile: default on GPUs; amp: bfloat16 autocast.
     save_every, validate_every: seconds between checkpoints, and between validations on ``validation_images`` exact
     test images; the last validation uses all of them.
     """
-    if kind not in ("edm", "blurring"):
-        raise ValueError(f"kind must be 'edm' or 'blurring'; got {kind!r}")
+    if kind not in TASKS:
+        raise ValueError(f"kind must be {', '.join(map(repr, TASKS))}; got {kind!r}")
+    usual = TASKS[kind].defaults
+    batch = usual[0] if batch is None else batch
+    lr = usual[1] if lr is None else lr
+    average = usual[2] if average is None else average
     for name, number in (("batch", batch), ("lr", lr), ("minutes", minutes), ("images", images), ("average", average)):
         if number is not None and not number > 0:
             raise ValueError(f"{name} must be positive; got {number}")
@@ -304,25 +356,17 @@ def train(
     except OSError as error:
         raise DiffnumError(f"cannot write to {folder} ({error.strerror}); choose another out folder") from None
 
-    pixels = Pixels.find(data, where)
-    test = to_device(datasets.cifar10(data, "test", exact=True), where)
-    stats = statistics(pixels)
-    spectrum = stats["spectrum"].to(where)
     start: Any = nets.load(init) if init else None
-    config = start.config if start else SIZES[size] if isinstance(size, str) else size
+    task = TASKS[kind](data, where)
     with torch.random.fork_rng(devices=[]):  # torch's initial weights know no generator of their own
         torch.manual_seed(seed)
-        net = UNet(config)
-    if start:
-        net.load_state_dict({k: v.float() for k, v in start._state.items()})
-    mean = UNet(config)
-    mean.load_state_dict(net.state_dict())
-    net, mean = net.to(where), mean.to(where).requires_grad_(False)
-    fused = where.type in ("cuda", "cpu")
-    run = Run(net, mean, torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99), fused=fused))
+        net, config = task.network(size, start)
+    net = net.to(where)
+    mean = copy.deepcopy(net).requires_grad_(False)
+    run = Run(net, mean, task.optimiser(net.parameters(), lr))
     settings = {
-        "kind": kind, "config": json.loads(json.dumps(asdict(config))), "batch": batch, "lr": lr, "warmup": warmup,
-        "average": average, "seed": seed, "images": images, "init": start.sha256 if start else None,
+        "kind": kind, "config": config, "batch": batch, "lr": lr, "warmup": warmup, "average": average, "seed": seed,
+        "images": images, "init": start.sha256 if start else None,
     }  # fmt: skip
     checkpoint = stem.with_suffix(".checkpoint.safetensors")
     if resume and checkpoint.is_file():
@@ -336,23 +380,19 @@ def train(
         write(stem.with_suffix(".log.json"), lambda file: file.write(json.dumps(run.log).encode()))
         card = {
             "name": stem.name, "kind": kind, "sha256": hashlib.sha256(blob).hexdigest(),
-            "params": sum(p.numel() for p in net.parameters()) + config.frequencies,
+            "params": sum(v.numel() for v in net.state_dict().values()),
             "images": run.images + (start.card.get("images", 0) if start else 0), "images_this_run": run.images,
-            "minutes": run.seconds / 60, "settings": {**settings, "minutes": minutes}, "data": pixels.about,
+            "minutes": run.seconds / 60, "settings": {**settings, "minutes": minutes}, "data": task.about,
             "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {os.cpu_count()} cores",
             "processes": world, "torch": torch.__version__, "version": code_version(), "validation": rows,
         }  # fmt: skip
         write(stem.with_suffix(".safetensors"), lambda file: file.write(blob))
         write(stem.with_suffix(".json"), lambda file: file.write(json.dumps(card, indent=1).encode()))
 
-    def check(count: int) -> tuple[list[dict[str, float]], bytes]:
+    def check(count: int | None) -> tuple[list[dict[str, float]], bytes]:
         """Validate what would be shipped, half precision included."""
-        if kind == "edm":
-            blob = nets.to_bytes(mean, {k: stats[k] for k in ("mean", "cov")}, {"kind": kind})
-        else:
-            extra = {"kind": kind, "blurring": {"blur_max": 10.0, "d_min": 1e-3}}
-            blob = nets.to_bytes(mean, {"spectrum": stats["spectrum"]}, extra)
-        return validate(nets.from_bytes(blob), test[:count]), blob
+        blob = task.blob(mean)
+        return task.validate(blob, count), blob
 
     end = (minutes or math.inf) * 60
     total = images or math.inf
@@ -367,10 +407,7 @@ def train(
                 group["lr"] = rate
             generator = torch.Generator(where).manual_seed((seed * 1_000_003 + run.step) * 1024 + rank)
             with torch.autocast(where.type, torch.bfloat16, enabled=amp):
-                if kind == "edm":
-                    losses, levels = edm_loss(forward, pixels, batch // world, generator)
-                else:
-                    losses, levels = blurring_loss(forward, pixels, spectrum, batch // world, generator)
+                losses, levels = task.loss(forward, batch // world, generator)
             run.optimiser.zero_grad(set_to_none=True)
             losses.mean().backward()
             if world > 1:
@@ -382,6 +419,8 @@ def train(
             decay = 0.5 ** (batch / min(average, 0.1 * run.images + batch))
             with torch.no_grad():
                 torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - decay)
+                for kept, new in zip(mean.buffers(), net.buffers(), strict=True):
+                    kept.copy_(new)
             if run.step % 20 == 0 or where.type == "cpu":
                 for bin_, loss in zip((levels.log2().floor()).int().tolist(), losses.tolist(), strict=True):
                     entry = bins.setdefault(bin_, [0.0, 0.0])
@@ -412,7 +451,7 @@ def train(
             "loss": {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())},
         })  # fmt: skip
         run.save(checkpoint, settings)
-        rows, blob = check(len(test))
+        rows, blob = check(None)
         run.log[-1]["validation"] = rows
         finish(rows, blob)
     if world > 1:
@@ -439,7 +478,7 @@ def _processes(device: str | None) -> tuple[int, int, torch.device]:
     return rank, world, where
 
 
-def _average_gradients(net: UNet, world: int) -> None:
+def _average_gradients(net: torch.nn.Module, world: int) -> None:
     grads = [p.grad for p in net.parameters() if p.grad is not None]
     flat = torch.cat([g.reshape(-1) for g in grads])
     dist.all_reduce(flat)
@@ -528,7 +567,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if isinstance(default, bool) or name == "compile":
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
         else:
-            form = {"minutes": float, "images": int}.get(name, type(default) if default is not None else str)
+            form = {"minutes": float, "lr": float, "images": int, "batch": int, "average": int}.get(
+                name, type(default) if default is not None else str
+            )
             parser.add_argument(flag, type=form, default=default)
     try:
         print(train(**vars(parser.parse_args(arguments))))

@@ -67,22 +67,23 @@ def test_training_lowers_the_loss(folder, tmp_path, kind):
     assert rows == card["validation"]  # the card holds what the shipped file does
 
 
-def test_a_killed_run_continues_exactly(folder, tmp_path, monkeypatch):
-    whole = training.train(**options(folder, tmp_path / "a" / "net", images=64))
-    steps = []
+@pytest.mark.parametrize("kind", ["edm", "features"])
+def test_a_killed_run_continues_exactly(folder, tmp_path, monkeypatch, kind):
+    task, steps = training.TASKS[kind], []
+    whole = training.train(**options(folder, tmp_path / "a" / "net", kind=kind, images=64))
+    loss = task.loss
 
-    def die(module, levels, *rest):
+    def die(*arguments):
         steps.append(1)
         if len(steps) == 6:
             raise KeyboardInterrupt
-        return loss(module, levels, *rest)
+        return loss(*arguments)
 
-    loss = training.edm_loss
-    monkeypatch.setattr(training, "edm_loss", die)
-    again = options(folder, tmp_path / "b" / "net", images=64, save_every=0.0)
+    monkeypatch.setattr(task, "loss", die)
+    again = options(folder, tmp_path / "b" / "net", kind=kind, images=64, save_every=0.0)
     with pytest.raises(KeyboardInterrupt):
         training.train(**again)
-    monkeypatch.setattr(training, "edm_loss", loss)
+    monkeypatch.setattr(task, "loss", loss)
     resumed = training.train(**again, resume=True)
     assert json.loads(resumed.with_suffix(".json").read_text())["images"] == 64
     assert resumed.read_bytes() == whole.read_bytes()

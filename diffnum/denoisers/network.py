@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -32,6 +33,7 @@ from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
 from diffnum.errors import DiffnumError
 
+KINDS = ("edm", "blurring")  # of denoisers
 SIGMA_DATA = 0.5
 SIGMA_MIN, SIGMA_MAX = 1e-3, 260.0  # the noise levels the networks are trained on
 
@@ -284,10 +286,11 @@ def blurring_coefficients(sigma: Tensor, level: float | Tensor, v: Tensor) -> tu
 # ------------------------------------------------------------------------------------------------ reading files
 
 
-def available() -> list[str]:
-    """Names of the networks shipped with the package."""
+def available(kinds: Sequence[str] = KINDS) -> list[str]:
+    """Names of the networks of these kinds that are shipped with the package; by default the denoisers."""
     folder = resources.files("diffnum") / "weights"
-    return sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
+    cards = [f for f in folder.iterdir() if f.name.endswith(".json")]
+    return sorted(f.name.removesuffix(".json") for f in cards if json.loads(f.read_text("utf-8"))["kind"] in kinds)
 
 
 def load(
@@ -297,6 +300,17 @@ def load(
 
     The file is compared with the SHA-256 in the model card beside it (NAME.json). ``device`` and ``dtype`` prepare a
     copy in advance; every call follows the device and dtype of its input anyway.
+    """
+    blob, sha256, card, source = read(name)
+    network = from_bytes(blob, source, sha256, card)
+    return network.to(device, dtype) if device is not None or dtype is not None else network
+
+
+def read(name: str | os.PathLike[str], kinds: Sequence[str] = KINDS) -> tuple[bytes, str, dict[str, Any], str]:
+    """``(content, sha256, model card, source)`` of a weight file, by name or path, compared with its card.
+
+    Raises:
+        KeyError: no network of that name; DiffnumError: the file is missing, truncated, altered or no safetensors file.
     """
     text = os.fspath(name)
     own = text.endswith(".safetensors") or "/" in text or os.sep in text
@@ -310,7 +324,7 @@ def load(
         source, card = folder / f"{text}.safetensors", folder / f"{text}.json"
         if not card.is_file() and not source.is_file():
             raise KeyError(
-                f"no network named {text!r}; available: {', '.join(available())}; or give a .safetensors path"
+                f"no network named {text!r}; available: {', '.join(available(kinds))}; or give a .safetensors path"
             )
     shipped = f"reinstall diffnum, or restore {source} from the repository"
     fix = "copy it anew together with its .json, or train it again with `diffnum train`" if own else shipped
@@ -332,8 +346,7 @@ def load(
             f"{source} does not match its checksum (sha256 {found[:12]}..., expected {wanted[:12]}...): "
             f"the file is truncated or altered; {fix}"
         )
-    network = from_bytes(blob, str(source), found, about)
-    return network.to(device, dtype) if device is not None or dtype is not None else network
+    return blob, found, about, str(source)
 
 
 def from_bytes(

@@ -1,0 +1,209 @@
+r"""The feature network behind our sample-quality distances: a small residual classifier of CIFAR-10.
+
+A distance between sets of images (:mod:`diffnum.metrics`) compares the distributions of *features*: here the last
+hidden layer, 256 numbers, of a classifier trained on CIFAR-10 by ``diffnum train --kind features``. The distances are
+ours, then, and comparable only with each other: they are not the FID, whose features come from another network
+(Heusel et al. 2017, arXiv:1706.08500).
+
+**Like with like.** The training images of the shipped network, and of its reference statistics, were JPEG copies.
+A classifier sees whether an image went through JPEG, so every image that has exact pixels, a sample above all, goes
+through the same compression (:func:`jpeg`) before its features are computed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from diffnum import data as datasets
+from diffnum.denoisers import network as nets
+from diffnum.devices import existing
+from diffnum.errors import DiffnumError
+
+QUALITY = 75  # of the JPEG copies; with it Pillow halves the resolution of the colours (4:2:0), as theirs is
+WIDTHS = (24, 64, 192, 256)
+PAD = 2  # training images are shifted by up to this many pixels
+
+
+def jpeg(images: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, 3) uint8 after JPEG compression at quality 75 with halved colour resolution; like the input."""
+    from PIL import Image
+
+    out = np.empty_like(images)
+    for i, image in enumerate(images):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
+        out[i] = np.asarray(Image.open(file).convert("RGB"))
+    return out
+
+
+class Stage(nn.Module):
+    """Convolution and maximum over 2x2 pixels, then a residual convolution; batch normalisation after each."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.conv0, self.norm0 = nn.Conv2d(cin, cout, 3, padding=1, bias=False), nn.BatchNorm2d(cout)
+        self.conv1, self.norm1 = nn.Conv2d(cout, cout, 3, padding=1, bias=False), nn.BatchNorm2d(cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, cin, h, w) -> (B, cout, h/2, w/2)."""
+        x = fn.relu(self.norm0(fn.max_pool2d(self.conv0(x), 2)))
+        return x + fn.relu(self.norm1(self.conv1(x)))
+
+
+class Classifier(nn.Module):
+    """Residual network of three stages (after He et al. 2015, arXiv:1512.03385); 1.5 M parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, WIDTHS[0], 2), nn.BatchNorm2d(WIDTHS[0])
+        self.stages = nn.Sequential(*(Stage(a, b) for a, b in pairwise(WIDTHS)))
+        self.head = nn.Linear(WIDTHS[-1], len(datasets.CLASSES))
+
+    def features(self, x: Tensor) -> Tensor:
+        """x (B, 3, 32, 32) in [-1, 1] -> (B, 256): the last stage, averaged over its pixels."""
+        x = x.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
+        return self.stages(fn.relu(self.norm(self.stem(2 * x)))).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, 3, 32, 32) in [-1, 1] -> logits (B, 10)."""
+        return self.head(self.features(x))
+
+
+class Features:
+    """Feature map: images (N, 32, 32, 3) uint8 -> (N, 256) float64, ``load()`` reads the shipped one.
+
+    Attributes:
+        sha256: checksum of the weight file; card: its model card.
+    """
+
+    def __init__(self, net: Classifier, sha256: str = "", card: dict[str, Any] | None = None) -> None:
+        self.net, self.sha256, self.card = net.eval().requires_grad_(False), sha256, card or {}
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same map on another device."""
+        self.net.to(existing(device))
+        return self
+
+    def __call__(self, images: np.ndarray, exact: bool = True, batch: int = 500) -> Tensor:
+        """Features (N, 256), float64 on the CPU, of uint8 images (N, 32, 32, 3).
+
+        ``exact`` images go through :func:`jpeg` first; pass False for images that are JPEG copies already.
+
+        Raises:
+            ValueError: the images have another shape or type.
+        """
+        return self._map(self.net.features, images, exact, batch)
+
+    def logits(self, images: np.ndarray, exact: bool = True, batch: int = 500) -> Tensor:
+        """Logits (N, 10) of the classes in :data:`diffnum.data.CLASSES`; arguments as for a call."""
+        return self._map(self.net, images, exact, batch)
+
+    @torch.inference_mode()
+    def _map(self, function: Any, images: np.ndarray, exact: bool, batch: int) -> Tensor:
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
+            got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+            raise ValueError(f"images must be a uint8 array (N, 32, 32, 3); got {got}")
+        where, out = self.net.stem.weight.device, []
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            out.append(function(pixels(jpeg(part) if exact else part).to(where).float() / 127.5 - 1).double().cpu())
+        return torch.cat(out)
+
+
+def pixels(images: np.ndarray) -> Tensor:
+    """uint8 (N, 32, 32, 3) -> uint8 (N, 3, 32, 32)."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+@cache
+def load(name: str | os.PathLike[str] = "cifar10-features") -> Features:
+    """The shipped feature map, or one written by ``diffnum train --kind features``, by its path.
+
+    Raises:
+        KeyError: no network of that name; DiffnumError: the file is altered, truncated, or no feature network.
+    """
+    blob, sha256, card, source = nets.read(name, ("features",))
+    return from_bytes(blob, source, sha256, card)
+
+
+def from_bytes(blob: bytes, source: str = "weights", sha256: str = "", card: dict[str, Any] | None = None) -> Features:
+    """Feature map from the bytes of a safetensors file; ``source`` names it in errors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    net = Classifier()
+    try:
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in parse(blob).items()})
+    except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DiffnumError(f"{source} is not a feature network ({reason}); get a fresh copy of the file") from None
+    return Features(net, sha256, card)
+
+
+class Classification:
+    """The training task ``features`` of :func:`diffnum.train.train`: cross-entropy with smoothed labels on JPEG copies.
+
+    Stochastic gradients with Nesterov's momentum 0.9, weight decay 5e-4, flips and shifts of up to two pixels.
+    """
+
+    defaults = 512, 0.4, 10_000  # batch, peak rate, half-life of the average
+
+    def __init__(self, root: str | os.PathLike[str] | None, where: torch.device) -> None:
+        self.about: dict[str, Any] = {}
+        for split in ("train", "test"):
+            found = datasets.cifar10(root, split)
+            self.about[split] = {"source": found.source, "images": len(found), "sha256": found.sha256}
+            images = jpeg(found.images) if found.exact else found.images
+            setattr(self, split, (pixels(images).to(where), torch.from_numpy(found.labels).to(where)))
+        self.train: tuple[Tensor, Tensor]
+        self.test: tuple[Tensor, Tensor]
+
+    def network(self, size: Any, start: Any) -> tuple[nn.Module, Any]:
+        """A new network, and its configuration for the record."""
+        if start is not None:
+            raise ValueError("init is for denoisers; a feature network starts anew")
+        net: Any = Classifier()
+        return net.to(memory_format=torch.channels_last), {"widths": list(WIDTHS)}
+
+    def optimiser(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        """Stochastic gradient descent with Nesterov momentum."""
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+    def loss(self, net: Any, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Loss per row (n,), and ones: the log sorts losses by noise level, and there is no noise here."""
+        images, labels = self.train
+        device = images.device
+        row, flip, down, right = torch.rand(4, n, device=device, generator=generator)
+        row = (row * len(images)).long()
+        x = fn.pad(images[row].float() / 127.5 - 1, (PAD,) * 4, "reflect")
+        i = (down * (2 * PAD + 1)).long()[:, None] + torch.arange(32, device=device)
+        j = (right * (2 * PAD + 1)).long()[:, None] + torch.arange(32, device=device)
+        j = torch.where((flip < 0.5)[:, None], j, j.flip(1))
+        x = x[torch.arange(n, device=device)[:, None, None], :, i[:, :, None], j[:, None, :]].permute(0, 3, 1, 2)
+        logits = net(x).float()
+        return fn.cross_entropy(logits, labels[row], reduction="none", label_smoothing=0.1), torch.ones(n)
+
+    def blob(self, net: nn.Module) -> bytes:
+        """The weight file, in half precision."""
+        from safetensors.torch import save
+
+        halves = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+        return save({k: v.cpu().contiguous() for k, v in halves.items()}, {"diffnum": '{"kind": "features"}'})
+
+    def validate(self, blob: bytes, count: int | None) -> list[dict[str, float]]:
+        """Accuracy and cross-entropy of the file on the first ``count`` test images."""
+        images, labels = (part[slice(None) if count is None else slice(None, 10 * count)] for part in self.test)
+        found = from_bytes(blob).to(images.device).logits(images.permute(0, 2, 3, 1).cpu().numpy(), exact=False)
+        loss = float(fn.cross_entropy(found, labels.cpu()))
+        return [
+            {"images": len(labels), "accuracy": float((found.argmax(1) == labels.cpu()).double().mean()), "loss": loss}
+        ]
