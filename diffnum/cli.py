@@ -1,4 +1,4 @@
-"""The command line: ``diffnum sample | solvers | order | compare | train``.
+"""The command line: ``diffnum sample | solvers | order | compare | quality | train``.
 
 Torch is imported inside the commands, so ``diffnum --help`` answers at once. Every refusal is one line on stderr that
 begins with ``diffnum:`` and says what to do; the exit status is 0 for success, 1 for a refusal (or an order that is not
@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from functools import wraps
 from itertools import pairwise
 from math import isfinite
@@ -21,10 +20,11 @@ from typing import Any, TypeVar
 
 import typer
 
+from diffnum import named
+from diffnum.named import GRIDS, PROCESSES
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
-GRIDS = ("log_snr", "quadratic", "uniform", "karras", "sigma", "from_table")
-PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve", "cld", "psld", "blurring")
 DTYPES = ("float32", "float64", "bfloat16")
 BATCH = 32  # images per network call: larger batches are no faster on two cores, and the bar moves less often
 T = TypeVar("T")
@@ -93,40 +93,6 @@ def main() -> None:
 
 
 # ----------------------------------------------------------------------------------------------- reading options
-
-
-def choose(what: str, name: str, known: tuple[str, ...]) -> str:
-    """The name, if it is known; else a ValueError with the nearest names."""
-    if name in known:
-        return name
-    near = get_close_matches(name, known, n=3, cutoff=0.5) or known
-    raise ValueError(f"no {what} is called {name!r}; did you mean {', '.join(near)}?")
-
-
-def make_process(name: str) -> Any:
-    """The process of that name."""
-    import torch
-
-    from diffnum import CLD, PSLD, VE, VP, Blurring
-
-    choose("process", name, PROCESSES)
-    makers: dict[str, Callable[[], Any]] = {
-        "vp": VP,
-        "vp-cosine": VP.cosine,
-        "vp-ddpm": lambda: VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),  # Ho et al. 2020
-        "ve": VE,
-        "cld": CLD,
-        "psld": PSLD,
-        "blurring": lambda: Blurring((32, 32)),
-    }
-    return makers[name]()
-
-
-def make_grid(name: str) -> Callable[..., Any]:
-    """The grid function of that name."""
-    from diffnum import grids
-
-    return getattr(grids, choose("grid", name, GRIDS))
 
 
 def make_device(name: str) -> Any:
@@ -206,18 +172,6 @@ def solver_with_options(text: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     return run, solver_options(run, rest.split(",") if rest else [])
 
 
-def network_for(name: str, process: str) -> Any:
-    """The network of that name, if the process can use it; blurring has a shipped network of its own."""
-    from diffnum import DiffnumError, load
-
-    wanted = "blurring" if process == "blurring" else "edm"
-    denoiser: Any = load("cifar10-blurring" if wanted == "blurring" and name == "cifar10" else name)
-    kind = getattr(denoiser, "kind", "edm")
-    if kind != wanted:
-        raise DiffnumError(f"{name} is a {kind} network, which {process} cannot use; take one of kind {wanted}")
-    return denoiser
-
-
 # ------------------------------------------------------------------------------------------------------ commands
 
 
@@ -286,39 +240,35 @@ def sample(
             raise ValueError(f"{name} {value} must be at least 1")
     if columns is not None and columns < 1:
         raise ValueError(f"--columns {columns} must be at least 1")
-    choose("dtype", dtype, DTYPES)
-    choose("process", process, PROCESSES)
-    choose("grid", grid, GRIDS)
+    named.choose("dtype", dtype, DTYPES)
+    named.choose("process", process, PROCESSES)
+    named.choose("grid", grid, GRIDS)
     writable(out, ".png", ".npz")
     arrays = out if out.suffix.lower() == ".npz" else writable(out.with_suffix(".npz"), ".npz") if npz else None
 
     import numpy as np
     import torch
 
-    from diffnum import Problem, __version__, plots, solve
+    from diffnum import Problem, __version__, plots
     from diffnum.analysis import evaluations
     from diffnum.files import write
-    from diffnum.noise import Seeded
-    from diffnum.runner import draws_noise, find
+    from diffnum.quality import batches
+    from diffnum.runner import find
 
     run, where = find(solver), make_device(device)
     options = solver_options(run, option)
-    noising = make_process(process)
-    times = make_grid(grid)(noising, steps, t_end=t_end)
-    denoiser = network_for(network, process)
+    noising = named.process(process)
+    times = named.grid(grid)(noising, steps, t_end=t_end)
+    denoiser = named.network(network, process)
     problem = Problem(noising, denoiser)
 
     claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
     parts, begun, nfe = [], time.perf_counter(), 0
     with Meter("sampling", number, "images", 1 / claimed) as meter:
-        for first in range(0, number, batch):
-            indices = range(first, min(first + batch, number))
-            u = problem.prior(
-                (len(indices), *denoiser.shape), dtype=getattr(torch, dtype), device=where, seed=seed, indices=indices
-            )
-            noise = Seeded(seed, indices) if draws_noise(run) else None
-            watched = meter.watch(run, len(indices))
-            solution = solve(problem, watched, u, times, noise=noise, denoise=denoise, **options)
+        for solution in batches(
+            problem, meter.watch(run), times, number, seed=seed, batch=batch, device=where,
+            dtype=getattr(torch, dtype), denoise=denoise, **options,
+        ):  # fmt: skip
             nfe = solution.nfe
             parts.append(solution.x.to("cpu", torch.float64 if dtype == "float64" else torch.float32))
     seconds, x = time.perf_counter() - begun, torch.cat(parts)
@@ -368,7 +318,7 @@ class Meter:
         self.bar.stop()
 
     def watch(
-        self, solver: Callable[..., Iterator[Any]], batch: int, ends: dict[int, Any] | None = None
+        self, solver: Callable[..., Iterator[Any]], ends: dict[int, Any] | None = None
     ) -> Callable[..., Iterator[Any]]:
         """The same solver; each of its steps moves the bar. Its last states are kept in ``ends`` by number of steps."""
 
@@ -376,7 +326,7 @@ class Meter:
         def watched(problem: Any, u: Any, times: Any, **options: Any) -> Iterator[Any]:
             before = counted = problem.nfe
             for i, state in enumerate(solver(problem, u, times, **options), 1):
-                advance, counted = batch * self.each * (problem.nfe - counted), problem.nfe
+                advance, counted = len(u) * self.each * (problem.nfe - counted), problem.nfe
                 self.done += advance
                 rate = self.done / (time.perf_counter() - self.begun)
                 name = getattr(solver, "__name__", "step")
@@ -471,8 +421,8 @@ def order(
         raise ValueError(f"--steps {steps!r} must be whole numbers between commas, such as 40,80,160") from None
     if len(counts) < 2 or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
         raise ValueError(f"--steps {steps} must be at least two positive numbers that increase, such as 40,80,160")
-    choose("process", process, PROCESSES)
-    choose("grid", grid, GRIDS[:-1])
+    named.choose("process", process, PROCESSES)
+    named.choose("grid", grid, GRIDS[:-1])
     path = writable(Path(f"{solver}_order.png") if out is None else out, ".png")
     os.environ.setdefault("MPLBACKEND", "agg")  # a file, not a window
 
@@ -487,10 +437,10 @@ def order(
 
     run = find(solver)
     options = solver_options(run, option)
-    noising = make_process(process)
+    noising = named.process(process)
     if noising.family == "blurring":
         raise ValueError("--process blurring acts on images, and the exact problems here are vectors; use cld or psld")
-    times = ladder(make_grid(grid), noising, t_end=t_end)
+    times = ladder(named.grid(grid), noising, t_end=t_end)
     if getattr(run, "kind", "ode") == "sde":
         target = "gaussian"
         result = weak_convergence(Problem(noising, targets.gaussian()), run, times, counts, **options)
@@ -563,8 +513,8 @@ def compare(
         if value < 1:
             raise ValueError(f"{name} {value} must be at least 1")
     budgets = increasing("--nfe", nfe)
-    choose("process", process, PROCESSES)
-    choose("grid", grid, GRIDS[:-1])
+    named.choose("process", process, PROCESSES)
+    named.choose("grid", grid, GRIDS[:-1])
     for path, option in ((out, "--out"), (images, "--images")):
         if path is not None:
             writable(path, ".png", option=option)
@@ -582,17 +532,17 @@ def compare(
     from diffnum.denoisers.network import available
 
     entries = [solver_with_options(text) for text in solver]
-    where, noising = make_device(device), make_process(process)
+    where, noising = make_device(device), named.process(process)
     exact = target in targets.targets
     if not target.endswith(".safetensors"):
-        choose("target", target, (*targets.targets, *available()))
+        named.choose("target", target, (*targets.targets, *available()))
     if images is not None and exact:
         raise ValueError(f"--images needs a network; the states of the target {target!r} are no images")
-    problem = Problem(noising, targets.target(target) if exact else network_for(target, process))
+    problem = Problem(noising, targets.target(target) if exact else named.network(target, process))
     u = problem.prior(
         (number, *problem.denoiser.shape), dtype=torch.float64 if exact else torch.float32, device=where, seed=seed
     )
-    times = ladder(make_grid(grid), noising, t_end=t_end)
+    times = ladder(named.grid(grid), noising, t_end=t_end)
     last = float(times(1)[-1])
     fine = 0 if exact else 2 * max(10, budgets[-1] // 4)  # steps of the reference of a network
     if fine and noising.singular(last):
@@ -610,7 +560,7 @@ def compare(
             reference.extend(network_reference(problem, u, last, fine, meter))
             return reference[0]
 
-        watched = [(meter.watch(run, number, end), options) for (run, options), end in zip(entries, ends, strict=True)]
+        watched = [(meter.watch(run, end), options) for (run, options), end in zip(entries, ends, strict=True)]
         work = work_precision(problem, watched, u, times, budgets, truth=truth if fine else None)
 
     about = f"{target}, {process}, {grid} grid, {number} start{'s' if number > 1 else ''}"
@@ -655,7 +605,7 @@ def network_reference(problem: Any, u: Any, end: float, steps: int, meter: Any) 
     from diffnum.analysis import rms
     from diffnum.solvers import prk
 
-    watched = meter.watch(prk, len(u))
+    watched = meter.watch(prk)
     coarse, fine = (
         solve(problem, watched, u, grids.log_snr(problem.process, n, t_end=end), midpoint="sigma").u
         for n in (steps // 2, steps)
@@ -665,16 +615,99 @@ def network_reference(problem: Any, u: Any, end: float, steps: int, meter: Any) 
 
 @app.command()
 @explained
+def quality(
+    solver: str = typer.Option("f_pndm", help="How to integrate; `diffnum solvers` lists them."),
+    steps: int = typer.Option(20, help="Steps of the grid."),
+    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
+    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS)}."),
+    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
+    denoise: bool = typer.Option(False, help="End with the predicted clean image: one more evaluation."),
+    number: int = typer.Option(1000, "-n", "--number", help="How many images; more go on from those drawn before."),
+    seed: int = typer.Option(0, help="Image i depends on the seed and on i alone: equal seeds make paired runs."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
+    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
+    network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
+    folder: Path = typer.Option(".runs/quality", help="Keeps the images; an interrupted run goes on from there."),
+    against: Path = typer.Option(
+        None, help="A result of another run with the same seed, to compare with image by image."
+    ),
+    out: Path = typer.Option(None, help="The result, a .json file; by default SOLVER_quality.json."),
+) -> None:
+    """Draw many images and measure their distance from CIFAR-10, with an interval.
+
+    The Fréchet distance is that of the features of the shipped classifier, extrapolated to infinitely many images: it
+    compares samplers with each other, and is no FID. The result holds all that is needed to repeat it:
+
+        diffnum quality --solver f_pndm --steps 20 -n 1000 --out f_pndm.json
+
+    A paired comparison, from the same start noise:
+
+        diffnum quality --solver ddim --steps 29 -n 1000 --against f_pndm.json
+    """
+    for name, value in (("-n", number), ("--steps", steps)):
+        if value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+    named.choose("process", process, PROCESSES)
+    named.choose("grid", grid, GRIDS)
+    path = writable(Path(f"{solver}_quality.json") if out is None else out, ".json")
+
+    import json
+
+    from diffnum import quality as measuring
+    from diffnum.analysis import evaluations
+    from diffnum.files import write
+    from diffnum.runner import find
+
+    run, where = find(solver), make_device(device)
+    options = solver_options(run, option)
+    recipe = measuring.recipe(
+        solver, steps, process, grid, t_end, options, denoise, network, half, seed, device=str(where)
+    )
+    other = measuring.result(against) if against is not None else None
+    if other is not None and (other["recipe"]["seed"], other["n"]) != (seed, number):
+        raise ValueError(
+            f"--against {against} has seed {other['recipe']['seed']} and {other['n']} images; pairs need the same "
+            f"(--seed {other['recipe']['seed']} -n {other['n']})"
+        )
+    noising = named.process(process)
+    claimed = evaluations(noising, run, steps, recipe["t_end"], **options)
+    with Meter("sampling", number, "images", 1 / claimed) as meter:
+        drawn, nfe, lost = measuring.images(recipe, number, folder, meter.watch, where)
+    found = measuring.score(recipe, drawn, nfe, lost)
+    text = f"{number} images, {nfe} network evaluations each"
+    typer.echo(text + (f", {lost} lost to NaN or infinity" if lost else ""))
+    for name, key in (("Fréchet distance", "frechet"), ("kernel distance", "kernel")):
+        d = found[key]
+        typer.echo(
+            f"{name}: {d['limit']:.4g}, 95 % interval {d['low']:.4g} to {d['high']:.4g} (as drawn {d['value']:.4g})"
+        )
+    if other is not None:
+        before, _, _ = measuring.images(other["recipe"], number, folder)
+        d = measuring.compare(drawn, before)
+        found["against"] = {"recipe": other["recipe"], **d}
+        typer.echo(
+            f"difference from {other['recipe']['solver']} at {other['nfe']}: {d['limit']:.4g}, 95 % interval "
+            f"{d['low']:.4g} to {d['high']:.4g}; that it is better: {d['verdict']}"
+        )
+    write(path, lambda file: file.write(json.dumps(found, indent=1).encode()))
+    typer.echo(f"-> {path}")
+
+
+@app.command()
+@explained
 def train(
     data: str = typer.Option(None, help="Folder or file with CIFAR-10; by default it is found or fetched."),
     out: str = typer.Option(".runs/cifar10", help="Folder for weights, model card, log and checkpoint."),
-    kind: str = typer.Option("edm", help="edm (white noise: VP, VE) or blurring (its own noise for each frequency)."),
+    kind: str = typer.Option(
+        "edm", help="edm (white noise), blurring (a level per frequency) or features (classifier)."
+    ),
     minutes: float = typer.Option(None, help="Stop after this long; by default 3 minutes."),
     images: int = typer.Option(None, help="Stop after this many images."),
     size: str = typer.Option("small", help="tiny, small (5.0 M parameters) or large (7.7 M)."),
     init: str = typer.Option(None, help="Start from this network (a name or a .safetensors file)."),
-    batch: int = typer.Option(128, help="Images per step."),
-    lr: float = typer.Option(7e-4, help="Peak learning rate."),
+    batch: int = typer.Option(None, help="Images per step; by default 128, for features 512."),
+    lr: float = typer.Option(None, help="Peak learning rate; by default 0.0007, for features 0.4."),
     seed: int = typer.Option(0, help="Seed of weights, noise and order of images."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the checkpoint in the folder."),
     device: str = typer.Option("auto", help="cpu, cuda, or auto: a GPU where there is one."),

@@ -15,6 +15,7 @@ input, so that a float64 run is an exact float64 run of one fixed smooth functio
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -81,6 +82,8 @@ class Wiener:
 class _Weights:
     """A U-Net kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients."""
 
+    half = False  # whether the network runs in bfloat16
+
     def __init__(self, net: UNet, sha256: str = "", card: dict[str, Any] | None = None) -> None:
         self.config, self.sha256, self.card = net.config, sha256, card or {}
         self.shape = (net.config.colours, 32, 32)
@@ -114,9 +117,16 @@ class _Weights:
             raise TypeError(f"x must be floating point, scaled to [-1, 1]; got {x.dtype}")
         return x if x.dtype == torch.float64 else x.float()
 
+    def in_bfloat16(self) -> Any:
+        """The same denoiser with the network evaluated in bfloat16: faster, and wrong by about 1 % of F."""
+        other = copy.copy(self)
+        other.half = True
+        return other
+
     def _F(self, x: Tensor, label: Tensor) -> Tensor:
         net: Any = self._net(x.device, x.dtype)
-        return net(x, label)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            return net(x, label).to(x)
 
 
 class Network(_Weights):

@@ -1,0 +1,66 @@
+"""Processes, grids and networks by the names that the command line and the result files use.
+
+Torch is imported inside the functions, so that ``diffnum --help`` does not wait for it.
+"""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve", "cld", "psld", "blurring")
+GRIDS = ("log_snr", "quadratic", "uniform", "karras", "sigma", "from_table")
+
+
+def choose(what: str, name: str, known: Sequence[str]) -> str:
+    """The name, if it is known.
+
+    Raises:
+        ValueError: it is not; the message gives the nearest names.
+    """
+    if name in known:
+        return name
+    near = get_close_matches(name, known, n=3, cutoff=0.5) or known
+    raise ValueError(f"no {what} is called {name!r}; did you mean {', '.join(near)}?")
+
+
+def process(name: str) -> Any:
+    """The process of that name, with its usual parameters; ``vp-ddpm`` has the table of Ho et al. (2020)."""
+    import torch
+
+    from diffnum.processes import CLD, PSLD, VE, VP, Blurring
+
+    choose("process", name, PROCESSES)
+    makers: dict[str, Callable[[], Any]] = {
+        "vp": VP,
+        "vp-cosine": VP.cosine,
+        "vp-ddpm": lambda: VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
+        "ve": VE,
+        "cld": CLD,
+        "psld": PSLD,
+        "blurring": lambda: Blurring((32, 32)),
+    }
+    return makers[name]()
+
+
+def grid(name: str) -> Callable[..., Any]:
+    """The grid function of that name."""
+    return getattr(import_module("diffnum.grids"), choose("grid", name, GRIDS))
+
+
+def network(name: str, process: str) -> Any:
+    """The network of that name, if the process can use it; blurring has a shipped network of its own.
+
+    Raises:
+        KeyError: no such network. DiffnumError: it is of the wrong kind for the process, or its file is damaged.
+    """
+    from diffnum.denoisers.network import load
+    from diffnum.errors import DiffnumError
+
+    wanted = "blurring" if process == "blurring" else "edm"
+    denoiser = load("cifar10-blurring" if wanted == "blurring" and name == "cifar10" else name)
+    if denoiser.kind != wanted:
+        raise DiffnumError(
+            f"{name} is a {denoiser.kind} network, which {process} cannot use; take one of kind {wanted}"
+        )
+    return denoiser

@@ -1,0 +1,220 @@
+"""Sampling for measurement: many images from common seeds, kept batch by batch, and their distance from CIFAR-10.
+
+Image i depends on the seed and on i alone, so two samplers that are given the same seed start from the same noise, and
+1,000 images continue what 500 began. What decides the images is a *recipe* (a dict of plain values); its checksum names
+the folder that keeps them, so a run that was killed goes on where it was, and nothing is drawn twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffnum import data, features, metrics, named
+from diffnum.denoisers.network import read
+from diffnum.errors import DiffnumError
+from diffnum.files import write
+from diffnum.noise import Seeded
+from diffnum.plots import to_uint8
+from diffnum.problem import Problem
+from diffnum.runner import Solution, Solver, draws_noise, find, solve
+
+BATCH = 50  # images per network call; part of a recipe, since rounding depends on it
+STATISTICS = "cifar10-reference"
+
+
+def batches(
+    problem: Problem,
+    solver: str | Solver,
+    times: Tensor,
+    n: int,
+    *,
+    first: int = 0,
+    seed: int = 0,
+    batch: int = BATCH,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    denoise: bool = False,
+    **options: Any,
+) -> Iterator[Solution]:
+    """Solutions for the starts ``first`` to ``n - 1`` of a seed, ``batch`` at a time; options are the solver's."""
+    run = find(solver)
+    for start in range(first, n, batch):
+        rows = range(start, min(start + batch, n))
+        shape = (len(rows), *problem.denoiser.shape)
+        u = problem.prior(shape, dtype=dtype, device=device, seed=seed, indices=rows)
+        noise = Seeded(seed, rows) if draws_noise(run) else None
+        yield solve(problem, run, u, times, noise=noise, denoise=denoise, **options)
+
+
+def recipe(
+    solver: str,
+    steps: int,
+    process: str = "vp",
+    grid: str = "log_snr",
+    t_end: float | None = None,
+    options: dict[str, Any] | None = None,
+    denoise: bool = False,
+    network: str = "cifar10",
+    half: bool = False,
+    seed: int = 0,
+    batch: int = BATCH,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Everything that decides the images of a sampler, in plain values, with the checksum of the network.
+
+    Names are those of the command line; ``half`` evaluates the network in bfloat16.
+
+    Raises:
+        KeyError, ValueError, DiffnumError: an unknown name, a bad grid or network.
+    """
+    find(solver)
+    times = named.grid(grid)(named.process(process), steps, t_end=t_end)
+    return {
+        "solver": solver, "options": options or {}, "process": process, "grid": grid, "steps": steps,
+        "t_end": float(times[-1]), "denoise": denoise, "network": network,
+        "weights_sha256": named.network(network, process).sha256, "half": half, "seed": seed, "batch": batch,
+        "device": torch.device(device).type,
+    }  # fmt: skip
+
+
+def _place(recipe: dict[str, Any], folder: str | os.PathLike[str]) -> Path:
+    """Where the images of a recipe are kept."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return Path(folder) / f"{recipe['solver']}-{digest[:12]}"
+
+
+def drawn(recipe: dict[str, Any], folder: str | os.PathLike[str] = ".runs/quality") -> int:
+    """How many images of a recipe, from the first on, ``folder`` holds."""
+    place, n = _place(recipe, folder), 0
+    while (place / f"{n:06d}.npz").is_file():
+        n += recipe["batch"]
+    return n
+
+
+def images(
+    recipe: dict[str, Any],
+    n: int,
+    folder: str | os.PathLike[str] = ".runs/quality",
+    watch: Callable[[Solver], Solver] = lambda solver: solver,
+    device: torch.device | str | None = None,
+) -> tuple[np.ndarray, int, int]:
+    """The first n images (n, 32, 32, 3) uint8 of a recipe, their evaluations, and how many were lost.
+
+    Images that ``folder`` holds already are read; the others are drawn and written there batch by batch. Lost images,
+    those with NaN or infinity, are grey. ``watch`` may wrap the solver, to show progress.
+
+    Raises:
+        OSError: the folder cannot be written. DiffnumError: a file in it is damaged.
+    """
+    place, about = _place(recipe, folder), json.dumps(recipe, sort_keys=True)
+    place.mkdir(parents=True, exist_ok=True)
+    write(place / "recipe.json", lambda file: file.write(about.encode()))
+    noising, size = named.process(recipe["process"]), recipe["batch"]
+    denoiser = named.network(recipe["network"], recipe["process"])
+    problem = Problem(noising, denoiser.in_bfloat16() if recipe["half"] else denoiser)
+    times = named.grid(recipe["grid"])(noising, recipe["steps"], t_end=recipe["t_end"])
+    parts, nfe, lost = [], 0, 0
+    for first in range(0, n, size):
+        file = place / f"{first:06d}.npz"
+        if not file.is_file():  # always a whole batch, so that n does not change the rounding
+            (solution,) = batches(
+                problem, watch(find(recipe["solver"])), times, first + size, first=first, seed=recipe["seed"],
+                batch=size, device=device or recipe["device"], denoise=recipe["denoise"], **recipe["options"],
+            )  # fmt: skip
+            finite = solution.x.isfinite().flatten(1).all(1).cpu()
+            grey = torch.where(finite[:, None, None, None], solution.x.float().cpu().nan_to_num(), 0.0)
+            kept: dict[str, Any] = {"images": to_uint8(grey).numpy(), "finite": finite.numpy(), "nfe": solution.nfe}
+            write(file, lambda stream: np.savez(stream, **kept))  # noqa: B023 - written at once
+        try:
+            with np.load(io.BytesIO(file.read_bytes())) as stored:
+                rows = slice(n - first)
+                parts.append(stored["images"][rows])
+                nfe, lost = int(stored["nfe"]), lost + int((~stored["finite"][rows]).sum())
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DiffnumError(f"{file} is damaged ({error}); delete it, and it is drawn again") from None
+    return np.concatenate(parts), nfe, lost
+
+
+def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> dict[str, Any]:
+    """What a result file holds about the images of a recipe: the recipe, what it cost, and the distances."""
+    from diffnum import __version__
+
+    network, reference = features.load(), statistics()
+    found = network(pictures)
+    return {
+        "recipe": recipe,
+        "n": len(pictures),
+        "nfe": nfe,
+        "lost": lost,
+        "images_sha256": hashlib.sha256(pictures.tobytes()).hexdigest(),
+        "features_sha256": network.sha256,
+        "statistics_sha256": reference.sha256,
+        "frechet": asdict(metrics.estimate(metrics.frechet, found, reference)),
+        "kernel": asdict(metrics.estimate(metrics.kernel_distance, found, reference)),
+        "torch": torch.__version__,
+        "diffnum": __version__,
+    }
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    """Fréchet distance of images a less that of b, row by row from common seeds, and what it says of "a is closer"."""
+    network, reference = features.load(), statistics()
+    found = metrics.difference(metrics.frechet, network(a), network(b), reference)
+    return {**asdict(found), "verdict": metrics.verdict(found)}
+
+
+def result(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a result file of ``diffnum quality``.
+
+    Raises:
+        DiffnumError: it is missing, or no such file.
+    """
+    try:
+        found = json.loads(Path(path).read_text("utf-8"))
+        found["recipe"]["seed"], found["n"], found["nfe"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DiffnumError(f"{path} is no result of diffnum quality ({error})") from None
+    return found
+
+
+def statistics(name: str = STATISTICS) -> metrics.Reference:
+    """The shipped statistics of the 50,000 training images, in the shipped features.
+
+    Raises:
+        DiffnumError: the file is altered, or was made with other features.
+    """
+    blob, _, card, source = read(name, ("reference",))
+    if card["features_sha256"] != features.load().sha256:
+        raise DiffnumError(f"{source} was made with another feature network; write it anew with write_statistics")
+    return metrics.Reference.from_bytes(blob, source)
+
+
+def write_statistics(
+    root: str | os.PathLike[str] | None = None, folder: str | os.PathLike[str] = "diffnum/weights"
+) -> Path:
+    """Compute the reference statistics from the training images (see :func:`diffnum.data.cifar10`) and write them.
+
+    Beside the file goes its card: the checksums of file, images and features.
+    """
+    found, network = data.cifar10(root, "train"), features.load()
+    path = Path(folder) / f"{STATISTICS}.safetensors"
+    reference = metrics.Reference.of(network(found.images, exact=found.exact), source=found.source)
+    reference.save(path)
+    card = {
+        "name": STATISTICS, "kind": "reference", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "features_sha256": network.sha256, "images": len(found), "images_sha256": found.sha256, "source": found.source,
+    }  # fmt: skip
+    write(path.with_suffix(".json"), lambda file: file.write(json.dumps(card, indent=1).encode()))
+    return path

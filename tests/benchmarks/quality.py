@@ -1,0 +1,111 @@
+"""Sample quality: draws the images of every cell below, scores them and judges the papers' claims in miniature.
+
+``make quality`` writes ``book/results/quality.json``, from which the book's chapter on sample quality is drawn. Images
+are kept under ``.runs/quality``: a run that was stopped goes on where it was, and a larger number goes on from a
+smaller one. Options: ``-n 1000`` images from common seeds, ``--long 500`` for the cells above 260 evaluations,
+``--device``, ``--score`` to score what is complete without drawing anything. Cells that are not drawn stay blank.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from diffnum import features, metrics, named, quality
+from diffnum.analysis import steps_within
+from diffnum.files import write
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "book" / "results" / "quality.json"
+LONG = 260  # evaluations above which a cell is drawn with fewer images
+
+#: name -> (what `quality.recipe` needs besides the steps, budgets of evaluations)
+VP = {"process": "vp", "grid": "uniform"}
+CLD = {"process": "cld", "grid": "quadratic"}
+VE = {"process": "ve", "grid": "karras"}
+PSLD = {"process": "psld", "grid": "quadratic"}
+BLURRING = {"process": "blurring", "grid": "quadratic"}
+SAMPLERS = {
+    "F-PNDM": ({"solver": "f_pndm", **VP}, (20, 50)),
+    "DDIM": ({"solver": "ddim", **VP}, (20, 50, 250, 1000)),
+    "ER-SDE": ({"solver": "er_sde", **VE}, (10, 20, 50)),
+    "ER-SDE, ODE": ({"solver": "er_sde", "options": {"phi": "x"}, **VE}, (10, 20, 50)),
+    "ER-SDE, SDE": ({"solver": "er_sde", "options": {"phi": "x^2"}, **VE}, (10, 20, 50)),
+    "gDDIM, K = R": ({"solver": "gddim", "options": {"order": 3, "K": "R"}, **CLD}, (20, 30, 50)),
+    "gDDIM, K = L": ({"solver": "gddim", "options": {"order": 3, "K": "L"}, **CLD}, (20, 30, 50)),
+    "blurring, gDDIM": ({"solver": "gddim", "options": {"order": 2}, **BLURRING}, (20, 50)),
+    "blurring, ancestral": ({"solver": "gddim_sde", "options": {"lam": 1.0}, **BLURRING}, (20, 50)),
+    "RVV": ({"solver": "reduced_velocity_verlet", **PSLD}, (50, 100)),
+    "ROBA": ({"solver": "reduced_oba", **PSLD}, (50, 100)),
+    "EM": ({"solver": "euler_maruyama", **PSLD}, (50, 100)),
+    "SSCS": ({"solver": "sscs", **PSLD}, (50, 100)),
+}
+
+#: (paper, cell that is claimed to be better, the other cell)
+CLAIMS = [
+    *(("PNDM", ("F-PNDM", 50), ("DDIM", n)) for n in (250, 1000)),
+    *(("gDDIM", ("gDDIM, K = R", n), ("gDDIM, K = L", n)) for n in (20, 30, 50)),
+    *(("gDDIM", ("blurring, gDDIM", n), ("blurring, ancestral", n)) for n in (20, 50)),
+    *(("ER-SDE", ("ER-SDE", n), (f"ER-SDE, {other}", n)) for n in (10, 20, 50) for other in ("ODE", "SDE")),
+    *(("PSLD", (a, n), (b, n)) for a in ("RVV", "ROBA") for b in ("EM", "SSCS") for n in (50, 100)),
+]
+
+
+def recipe(name: str, budget: int, device: str = "cpu") -> dict:
+    """The recipe of a cell: as many steps as the budget of evaluations allows."""
+    settings, _ = SAMPLERS[name]
+    process = named.process(settings["process"])
+    options = settings.get("options", {})
+    steps = steps_within(budget, process, settings["solver"], process.t_end, **options)
+    return quality.recipe(steps=steps, half=True, device=device, **settings)
+
+
+def cells() -> list[tuple[str, int]]:
+    """All cells, those that cost little first."""
+    return sorted(((name, n) for name, (_, budgets) in SAMPLERS.items() for n in budgets), key=lambda cell: cell[1])
+
+
+def judge(found: dict[tuple[str, int], np.ndarray]) -> list[dict]:
+    """Every claim whose two cells are drawn: paired difference of distances over the seeds that both have."""
+    network, reference, known, out = features.load(), quality.statistics(), {}, []
+    for paper, better, worse in CLAIMS:
+        if better in found and worse in found:
+            for cell in (better, worse):
+                known.setdefault(cell, network(found[cell]))
+            n = min(len(known[better]), len(known[worse]))
+            d = metrics.difference(metrics.frechet, known[better][:n], known[worse][:n], reference)
+            out.append({"paper": paper, "better": better, "worse": worse, **vars(d), "verdict": metrics.verdict(d)})
+    return out
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Draw, score, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--long", type=int, default=500)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", default=str(ROOT / ".runs" / "quality"))
+    parser.add_argument("--score", action="store_true")
+    given = parser.parse_args(arguments)
+    found, results = {}, []
+    for name, budget in cells():
+        plan, n = recipe(name, budget, given.device), given.long if budget > LONG else given.n
+        if given.score and quality.drawn(plan, given.folder) < n:
+            continue
+        begun = time.perf_counter()
+        drawn, nfe, lost = quality.images(plan, n, given.folder)
+        found[name, budget] = drawn
+        print(f"{name:20} {nfe:5d} evaluations, {n} images: {time.perf_counter() - begun:6.0f} s", flush=True)
+        if not given.score:
+            continue
+        results.append({"name": name, "budget": budget, **quality.score(plan, drawn, nfe, lost)})
+    if given.score:
+        about = {"cells": results, "claims": judge(found)}
+        write(OUT, lambda file: file.write((json.dumps(about, indent=1) + "\n").encode()))
+        print(f"-> {OUT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Many images of one sampler: kept, continued, scored; and the feature network that scores them."""
+
+import io
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import diffnum as dn
+from diffnum import cli, features, metrics, quality
+from diffnum.errors import DiffnumError
+
+SMALL = {"solver": "ddim", "steps": 2, "half": True, "batch": 2}
+weights = pytest.mark.weights
+
+
+def pictures(n, seed=0):
+    """Smooth pictures that differ: (n, 32, 32, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (n, 4, 4, 3)).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.BICUBIC)) for c in coarse])
+
+
+# ----------------------------------------------------------------------------------------------------- features
+
+
+def test_jpeg_is_what_an_image_file_of_that_quality_holds():
+    images = pictures(3)
+    copies = features.jpeg(images)
+    file = io.BytesIO()
+    Image.fromarray(images[1]).save(file, "JPEG", quality=75)
+    assert np.array_equal(copies[1], np.asarray(Image.open(file)))
+    error = np.abs(copies.astype(int) - images).mean()
+    assert 0.1 < error < 8, "close, and not the same"
+    noise = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.uint8)
+    assert np.abs(features.jpeg(noise).astype(int) - noise).mean() > 20, "noise does not survive"
+
+
+def test_shipped_feature_network():
+    network = features.load()
+    assert network.card["validation"][-1]["images"] == 10_000 and network.card["validation"][-1]["accuracy"] >= 0.92
+    images = pictures(7)
+    found = network(images)
+    assert found.shape == (7, 256) and found.dtype == torch.float64
+    assert torch.allclose(network(images, batch=2), found, atol=1e-5), "rows do not see each other"
+    assert torch.equal(network(features.jpeg(images), exact=False), found), "like with like"
+    assert not torch.allclose(network(images, exact=False), found, atol=1e-3)
+    assert network.logits(images).shape == (7, 10)
+
+
+@pytest.mark.parametrize("bad", [pictures(2).astype(float), pictures(2)[:, :16], torch.zeros(2, 32, 32, 3)])
+def test_features_refuse_what_is_no_image(bad):
+    with pytest.raises(ValueError, match="uint8 array"):
+        features.load()(bad)
+
+
+def test_a_denoiser_is_no_feature_network_and_the_other_way_round():
+    with pytest.raises(DiffnumError, match="not a feature network"):
+        features.load("cifar10")
+    with pytest.raises(DiffnumError, match="not a diffnum network"):
+        dn.load("cifar10-features")
+    with pytest.raises(KeyError, match="cifar10-features"):
+        features.load("nonsense")
+
+
+# ---------------------------------------------------------------------------------------------------- sampling
+
+
+@weights
+def test_a_killed_run_goes_on_and_gives_the_same_images(tmp_path):
+    plan = quality.recipe(**SMALL)
+    whole, nfe, lost = quality.images(plan, 6, tmp_path / "whole")
+    assert whole.shape == (6, 32, 32, 3) and (nfe, lost) == (2, 0)
+    begun = []
+
+    def die(solver):
+        begun.append(1)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return solver
+
+    with pytest.raises(KeyboardInterrupt):
+        quality.images(plan, 6, tmp_path / "cut", die)
+    assert quality.drawn(plan, tmp_path / "cut") == 4
+    again, _, _ = quality.images(plan, 6, tmp_path / "cut", lambda solver: begun.append(1) or solver)
+    assert np.array_equal(again, whole) and len(begun) == 4, "two batches were kept, one was drawn"
+    some, _, _ = quality.images(plan, 3, tmp_path / "few")
+    assert np.array_equal(some, whole[:3]), "more images go on from fewer"
+
+
+@weights
+def test_recipes_that_differ_do_not_share_images(tmp_path):
+    first, second = (quality.images(quality.recipe(**{**SMALL, **more}), 2, tmp_path)[0] for more in ({}, {"seed": 1}))
+    assert not np.array_equal(first, second) and len(list(tmp_path.iterdir())) == 2
+
+
+@weights
+def test_a_damaged_file_says_what_to_do(tmp_path):
+    plan = quality.recipe(**SMALL)
+    quality.images(plan, 2, tmp_path)
+    (file,) = tmp_path.rglob("*.npz")
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DiffnumError, match=r"000000.npz is damaged .* delete it"):
+        quality.images(plan, 2, tmp_path)
+
+
+@weights
+def test_lost_images_are_counted_and_grey(tmp_path):
+    def lose(solver):
+        def run(problem, u, times):
+            for i, state in enumerate(solver(problem, u, times), 1):
+                rows = torch.arange(len(state))[:, None, None, None]
+                yield torch.where((rows == 1) & (i == len(times) - 1), torch.nan, state)
+
+        return run
+
+    images, _, lost = quality.images(quality.recipe(**SMALL), 2, tmp_path, lose)
+    assert lost == 1 and (images[1] == 128).all() and not (images[0] == 128).all()
+
+
+@weights
+def test_half_precision_is_close_and_not_the_same(tmp_path):
+    half, full = (quality.images(quality.recipe(**{**SMALL, "half": h}), 2, tmp_path)[0].astype(int) for h in (1, 0))
+    assert 0 < np.abs(half - full).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"solver": "dddim"}, "ddim"), ({"process": "vpp"}, "vp"), ({"grid": "log"}, "log_snr"),
+        ({"steps": 0}, "steps"), ({"network": "nonsense"}, "cifar10"), ({"process": "blurring", "network": "x"}, "x"),
+    ],
+)  # fmt: skip
+def test_recipes_refuse_unknown_names(change, message):
+    with pytest.raises((ValueError, KeyError, DiffnumError), match=message):
+        quality.recipe(**{**SMALL, **change})
+
+
+# ------------------------------------------------------------------------------------------------------ scoring
+
+
+def test_statistics_belong_to_the_features(monkeypatch):
+    assert quality.statistics().count == 50_000
+    monkeypatch.setattr(features, "load", lambda: features.Features(features.Classifier(), "other"))
+    with pytest.raises(DiffnumError, match="another feature network"):
+        quality.statistics()
+
+
+@weights
+def test_command_writes_all_that_repeats_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(
+        cli.app, ["quality", "--solver", "ddim", "--steps", "2", "-n", "50", "--half", "--out", "a.json"]
+    )
+    assert run.exit_code == 0, run.output
+    found = json.loads((tmp_path / "a.json").read_text())
+    recipe = found["recipe"]
+    assert recipe["weights_sha256"] == dn.load("cifar10").sha256 and found["features_sha256"] == features.load().sha256
+    images, nfe, _ = quality.images(recipe, 50, tmp_path / "other")
+    assert found["images_sha256"] == quality.score(recipe, images, nfe, 0)["images_sha256"]
+    assert found["frechet"]["low"] < found["frechet"]["limit"] < found["frechet"]["high"]
+
+    pair = ["quality", "--solver", "ddim", "--steps", "3", "-n", "50", "--half", "--against", "a.json"]
+    run = CliRunner().invoke(cli.app, [*pair, "--out", "b.json"])
+    assert run.exit_code == 0 and "that it is better" in run.output
+    both = json.loads((tmp_path / "b.json").read_text())
+    assert both["against"]["verdict"] in ("holds", "not shown", "does not hold")
+    assert both["against"]["value"] == pytest.approx(both["frechet"]["value"] - found["frechet"]["value"])
+
+    run = CliRunner().invoke(cli.app, [*pair, "--seed", "1"])
+    assert run.exit_code == 1 and "pairs need the same" in run.output
+
+
+def test_metric_grows_under_noise_and_under_blur():
+    """On pictures that every machine has; the lab does it on CIFAR-10."""
+    network, images = features.load(), pictures(400)
+    reference = metrics.Reference.of(network(images))
+    rng = np.random.default_rng(1)
+
+    def blur(image, size):
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.BOX).resize((32, 32), Image.BICUBIC))
+
+    noisy = [np.clip(images + s * rng.standard_normal(images.shape), 0, 255).astype(np.uint8) for s in (0, 10, 30, 90)]
+    blurred = [np.stack([blur(image, size) for image in images]) for size in (32, 16, 8, 4)]
+    for damaged in (noisy, blurred):
+        scores = [metrics.frechet(network(x), reference) for x in damaged]
+        assert scores == sorted(scores) and scores[0] < 1e-6 < scores[1]
+
+
+@weights
+def test_256_images_need_less_than_2_gb(tmp_path):
+    command = [sys.executable, "-m", "diffnum.cli", "sample", "--solver", "ddim", "--steps", "1", "-n", "256"]
+    code = (
+        f"import resource, subprocess; subprocess.run({[*command, '--out', str(tmp_path / 'x.png')]!r}, check=True)\n"
+    )
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak = int(run.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024)
+    assert 5e7 < peak < 2e9, resource.getrusage(resource.RUSAGE_SELF)
