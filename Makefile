@@ -36,7 +36,7 @@ PAGES    := $(call tree,book) _config.yml _toc.yml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup core sample test lint types unit notebooks book lab gpu bench format execute clean distclean
+.PHONY: help setup core sample test lint types unit notebooks book lab gpu bench quality gallery format execute clean distclean
 
 help: ## show this list
 	@echo "diffnum: diffusion samplers as numerical methods"
@@ -130,6 +130,14 @@ gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train both networks on
 # Wants a quiet machine; writes what the book's page on work and precision shows.
 bench: $(STAMPS)/dev ## time every solver against its hand-written form (5 minutes; not part of `make test`)
 	OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks
+
+# Hours on a CPU, minutes on a GPU (ARGS="--device cuda -n 50000"); goes on where it was stopped.
+quality: $(STAMPS)/dev ## draw 1,000 images of every sampler of the quality chapter and judge the papers' claims
+	$(PY) -m tests.benchmarks.quality $(ARGS)
+	$(PY) -m tests.benchmarks.quality --score $(ARGS)
+
+gallery: $(STAMPS)/dev ## errors, orders and contact sheets of every solver with the shipped network (20 minutes)
+	$(PY) -m tests.benchmarks.gallery $(ARGS)
 
 # --------------------------------------------------------------------------------------------------------- upkeep
 format: $(STAMPS)/dev ## format the code and apply the safe fixes of ruff

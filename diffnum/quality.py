@@ -29,6 +29,7 @@ from diffnum.noise import Seeded
 from diffnum.plots import to_uint8
 from diffnum.problem import Problem
 from diffnum.runner import Solution, Solver, draws_noise, find, solve
+from diffnum.train import code_version
 
 BATCH = 50  # images per network call; part of a recipe, since rounding depends on it
 STATISTICS = "cifar10-reference"
@@ -149,8 +150,6 @@ def images(
 
 def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> dict[str, Any]:
     """What a result file holds about the images of a recipe: the recipe, what it cost, and the distances."""
-    from diffnum import __version__
-
     network, reference = features.load(), statistics()
     found = network(pictures)
     return {
@@ -164,7 +163,7 @@ def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> 
         "frechet": asdict(metrics.estimate(metrics.frechet, found, reference)),
         "kernel": asdict(metrics.estimate(metrics.kernel_distance, found, reference)),
         "torch": torch.__version__,
-        "diffnum": __version__,
+        "version": code_version(),
     }
 
 
