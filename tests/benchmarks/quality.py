@@ -4,6 +4,7 @@
 are kept under ``.runs/quality``: a run that was stopped goes on where it was, and a larger number goes on from a
 smaller one. Options: ``-n 1000`` images from common seeds, ``--long 500`` for the cells above 260 evaluations,
 ``--device``, ``--score`` to score what is complete without drawing anything. Cells that are not drawn stay blank.
+With ``--data`` (see :func:`diffnum.data.cifar10`) the metric itself is tried on real images, and the results kept.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageFilter
 
-from diffnum import features, metrics, named, quality
+from diffnum import data, features, metrics, named, quality
 from diffnum.analysis import steps_within
 from diffnum.files import write
 
@@ -67,6 +69,37 @@ def cells() -> list[tuple[str, int]]:
     return sorted(((name, n) for name, (_, budgets) in SAMPLERS.items() for n in budgets), key=lambda cell: cell[1])
 
 
+def sanity(root: str) -> dict:
+    """What the metric says of real images: halves of the training set, test images, noise, blur, JPEG or not."""
+    network = features.load()
+    train, test = data.cifar10(root, "train"), data.cifar10(root, "test")
+    rows = np.random.default_rng(0).permutation(len(train))
+    halves = [network(train.images[np.sort(part)], exact=train.exact) for part in np.array_split(rows, 2)]
+    reference, n = quality.statistics(), 2000
+    half = metrics.Reference.of(halves[0])
+    some = np.sort(np.random.default_rng(1).permutation(len(test))[:n])
+    images, draw = test.images[some], np.random.default_rng(2).standard_normal((n, 32, 32, 3))
+
+    def distance(changed: np.ndarray, exact: bool = True) -> dict:
+        return vars(metrics.estimate(metrics.frechet, network(changed, exact), reference))
+
+    def noisy(spread: float) -> np.ndarray:
+        return np.clip(np.round(images + spread * draw), 0, 255).astype(np.uint8)
+
+    def blurred(radius: float) -> np.ndarray:
+        return np.stack([np.asarray(Image.fromarray(x).filter(ImageFilter.GaussianBlur(radius))) for x in images])
+
+    lossless = data.cifar10(root, "test", exact=True)
+    return {
+        "images": {"train": train.sha256, "test": test.sha256},
+        "halves": {"distance": metrics.frechet(halves[1], half), "floor": metrics.frechet_floor(half, len(halves[1]))},
+        "test": vars(metrics.estimate(metrics.frechet, network(test.images, test.exact), reference)),
+        "noise": {str(s): distance(noisy(s)) for s in (0, 4, 8, 16, 32, 64)},
+        "blur": {str(r): distance(blurred(r)) for r in (0.0, 0.4, 0.6, 0.8, 1.2, 2.0)},
+        "jpeg": {name: distance(lossless.images, exact) for name, exact in (("with", True), ("without", False))},
+    }  # fmt: skip
+
+
 def judge(found: dict[tuple[str, int], np.ndarray]) -> list[dict]:
     """Every claim whose two cells are drawn: paired difference of distances over the seeds that both have."""
     network, reference, known, out = features.load(), quality.statistics(), {}, []
@@ -88,6 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", default=str(ROOT / ".runs" / "quality"))
     parser.add_argument("--score", action="store_true")
+    parser.add_argument("--data")
     given = parser.parse_args(arguments)
     found, results = {}, []
     for name, budget in cells():
@@ -100,9 +134,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:20} {nfe:5d} evaluations, {n} images: {time.perf_counter() - begun:6.0f} s", flush=True)
         if not given.score:
             continue
-        results.append({"name": name, "budget": budget, **quality.score(plan, drawn, nfe, lost)})
+        first = (features.load()(drawn[:20]).mean(0) - quality.statistics().mean).norm().item()  # cheap to try again
+        results.append({"name": name, "budget": budget, **quality.score(plan, drawn, nfe, lost), "first_20": first})
     if given.score:
-        about = {"cells": results, "claims": judge(found)}
+        before = json.loads(OUT.read_text()) if OUT.is_file() else {}
+        tried = sanity(given.data) if given.data else before.get("sanity")
+        about = {"cells": results, "claims": judge(found), "sanity": tried}
         write(OUT, lambda file: file.write((json.dumps(about, indent=1) + "\n").encode()))
         print(f"-> {OUT}")
 
