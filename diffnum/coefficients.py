@@ -125,7 +125,8 @@ def combine(weights: Sequence[Coefficient], states: Sequence[Tensor], out: Tenso
             ``(*freq, 1, 1)``, which multiply frequency by frequency; or matrices ``(batch, r, c)``, which turn c
             components of a state into r. Components stand on axis 1, where there are several.
         states: tensors of one dtype and device, and for float weights of one shape; none of them is written to.
-        out: where to put the sum of float weights, such as one half of a new state; none of the states.
+        out: where to put the sum of float weights, such as one half of a new state; of the states only the first
+            may be the same tensor.
     """
     if out is not None:
         return _combine_into(out, weights, states)  # type: ignore[arg-type]

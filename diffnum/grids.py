@@ -6,6 +6,8 @@ for VP, 0.002 for VE). ``t_end=0`` must be asked for. Every grid raises ``ValueE
 """
 
 from collections.abc import Callable
+from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -105,18 +107,19 @@ def check_times(times: Tensor | list[float], process: Any) -> Tensor:
         raise TypeError(f"times={times!r} is not a list of numbers; use a grid of diffnum.grids") from error
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"times has shape {tuple(times.shape)}; a grid is a list of at least two times")
-    if not bool(times.isfinite().all()):
-        raise ValueError(f"times[{int(times.isfinite().logical_not().nonzero()[0])}] is not finite; remove NaN and inf")
-    rising = (times.diff() >= 0).nonzero()
-    if len(rising):
-        i = int(rising[0])
+    grid = times.tolist()  # a run starts here: numbers are looked at faster than by operations on a short tensor
+    for i, t in enumerate(grid):
+        if not isfinite(t):
+            raise ValueError(f"times[{i}] is not finite; remove NaN and inf")
+    for i, (t, s) in enumerate(pairwise(grid)):
+        if s >= t:
+            raise ValueError(
+                f"times[{i}]={t:.6g} is followed by {s:.6g}; sampling runs from large t to small t, "
+                "so times must decrease strictly (use .flip(0) on an increasing grid)"
+            )
+    if grid[-1] < 0 or grid[0] > process.t_max * (1 + 1e-12):
         raise ValueError(
-            f"times[{i}]={times[i]:.6g} is followed by {times[i + 1]:.6g}; sampling runs from large t to small t, "
-            "so times must decrease strictly (use .flip(0) on an increasing grid)"
-        )
-    if times[-1] < 0 or times[0] > process.t_max * (1 + 1e-12):
-        raise ValueError(
-            f"times run from {times[0]:.6g} to {times[-1]:.6g}; this process lives on 0 ... {process.t_max:.6g}"
+            f"times run from {grid[0]:.6g} to {grid[-1]:.6g}; this process lives on 0 ... {process.t_max:.6g}"
         )
     return times
 

@@ -1,5 +1,6 @@
 """A problem: one process, one denoiser, and the fields a solver integrates. Evaluations are counted here alone."""
 
+from math import isfinite
 from numbers import Real
 from typing import Any
 
@@ -164,7 +165,7 @@ class Problem:
         if not u.numel():
             raise ValueError(f"u has shape {tuple(u.shape)}: there is no sample in it")
         low, high = torch.aminmax(u)  # both pass NaN on: one pass, where isfinite(u).all() takes the time of ten
-        if not bool(low.isfinite() & high.isfinite()):
+        if not (isfinite(low.item()) and isfinite(high.item())):
             raise ValueError("u contains NaN or infinity; check where the start state comes from")
         device = getattr(self.denoiser, "device", None)
         if device is not None and torch.device(device).type != u.device.type:

@@ -203,7 +203,7 @@ class LinearProcess:
         self, t: float, what: str, u: Tensor
     ) -> tuple[Coefficient | None, float | Tensor, Coefficient | None, Coefficient | None]:
         """:meth:`statistic` and :meth:`expansion` in the form that u meets, cached; None for the factors 1 and 0."""
-        key = (what, t, len(u), u.dtype, u.device)
+        key = (what, t, u.shape[0], u.dtype, u.device)
         found = self._forms.get(key)
         if found is None:
             self._refuse_singular(t)

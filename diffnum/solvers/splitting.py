@@ -13,13 +13,15 @@ With the score s the reverse ODE of phase-space Langevin diffusion falls into tw
           B:\; m' = \tfrac12 (x + w \nu m + w M \nu s_m) \qquad \text{(per unit of } b),
 
 with w = 1. The reverse SDE has w = 2, and a third part O, the Ornstein-Uhlenbeck process that is solved exactly. A
-method is a sequence of these, each advanced by one explicit Euler substep; *reduced* methods reuse a score. No code of
-the paper is public: names and sequences follow its reviews, and what they leave open (substep order, times of the last
-score) is our definition.
+method is a sequence of these, each advanced by one explicit Euler substep; *reduced* methods reuse a score. Substeps
+that share one are linear in state, score and draw; they act as one, with matrices that are computed once per grid. No
+code of the paper is public: names and sequences follow its reviews, and what they leave open (substep order, times of
+the last score) is our definition.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from math import exp, expm1
 from typing import Any
@@ -61,21 +63,14 @@ class Parts:
         pull = self.w * self.nu * h / 2
         return combine((1 + pull, h / 2, self.mass * pull), (m, x, sm), out)
 
-    def O(self, u: Tensor, z: Tensor, h: float, lam_s: float = 1.0) -> Tensor:  # noqa: E743
+    def O(self, u: Tensor, z: Tensor, h: float, lam_s: float = 1.0, out: Tensor | None = None) -> Tensor:  # noqa: E743
         """Exact step of the Ornstein-Uhlenbeck part; ``lam_s`` scales the rate of the position's noise."""
-        (x, m), (zx, zm), (new, x_new, m_new) = u.unbind(1), z.unbind(1), fresh(u)
+        (x, m), (zx, zm), new = u.unbind(1), z.unbind(1), torch.empty_like(u) if out is None else out
         spread_x = (-expm1(-lam_s * self.Gamma * h)) ** 0.5
         spread_m = (-self.mass * expm1(-self.nu * h)) ** 0.5
-        combine((exp(-self.Gamma * h / 2), spread_x), (x, zx), x_new)
-        combine((exp(-self.nu * h / 2), spread_m), (m, zm), m_new)
+        combine((exp(-self.Gamma * h / 2), spread_x), (x, zx), new[:, 0])
+        combine((exp(-self.nu * h / 2), spread_m), (m, zm), new[:, 1])
         return new
-
-
-def fresh(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A new state to be filled, and its position and momentum."""
-    new = torch.empty_like(u)
-    x, m = new.unbind(1)
-    return new, x, m
 
 
 def parts(process: Any, w: float) -> Parts:
@@ -85,9 +80,13 @@ def parts(process: Any, w: float) -> Parts:
 
 def steps(process: Any, times: Sequence[float]) -> Iterator[tuple[float, float, float]]:
     """``(t, s, h)`` for every step: from, to, and the change of b, which is positive."""
+    return iter(_steps(process, tuple(times)))
+
+
+@lru_cache(maxsize=64)
+def _steps(process: Any, times: tuple[float, ...]) -> list[tuple[float, float, float]]:
     b = process.clock(torch.tensor(times, dtype=torch.float64)).tolist()
-    for (t, s), (now, then) in zip(pairwise(times), pairwise(b), strict=True):
-        yield t, s, now - then
+    return [(t, s, now - then) for (t, s), (now, then) in zip(pairwise(times), pairwise(b), strict=True)]
 
 
 def score(problem: Problem, x: Tensor, m: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -96,41 +95,50 @@ def score(problem: Problem, x: Tensor, m: Tensor, t: float) -> tuple[Tensor, Ten
     return sx, sm
 
 
-# The sequences of substeps that methods share; names read from left to right, every score is taken at t.
+# The sequences of substeps that methods share; names read from left to right.
 
 
-def naive_BA(p: Parts, problem: Problem, u: Tensor, t: float, h: float) -> Tensor:
-    """Momentum, then position, each with its own score."""
-    (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-    m = p.B(x, m, sm, h)
-    x = p.A(x, m, score(problem, x, m, t)[0], h)
-    return torch.stack((x, m), 1)
+def naive(p: Parts, problem: Problem, u: Tensor, t: float, *sequence: tuple[str, float]) -> Tensor:
+    """Substeps A and B over the changes of b given with them, each with its own score at t; u is moved in place."""
+    x, m = u[:, 0], u[:, 1]
+    for part, h in sequence:
+        if part == "A":
+            p.A(x, m, problem.score(u, t)[:, 0], h, out=x)
+        else:
+            p.B(x, m, problem.score(u, t)[:, 1], h, out=m)
+    return u
 
 
-def reduced_BA(p: Parts, problem: Problem, u: Tensor, t: float, h: float) -> Tensor:
-    """Momentum, then position, with one score."""
-    (x, m), (sx, sm), (new, x_new, m_new) = u.unbind(1), problem.score(u, t).unbind(1), fresh(u)
-    p.B(x, m, sm, h, m_new)
-    p.A(x, m_new, sx, h, x_new)
-    return new
-
-
-def naive_BAB(p: Parts, problem: Problem, u: Tensor, t: float, h: float) -> Tensor:
-    """Half of the momentum, position, half of the momentum, each with its own score."""
-    (x, m), (_, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-    m = p.B(x, m, sm, h / 2)
-    x = p.A(x, m, score(problem, x, m, t)[0], h)
-    m = p.B(x, m, score(problem, x, m, t)[1], h / 2)
-    return torch.stack((x, m), 1)
-
-
-def reduced_BAB(p: Parts, problem: Problem, u: Tensor, t: float, h: float, last: float) -> Tensor:
-    """The same with two scores: one for the first two substeps, and one at the time ``last`` for the third."""
-    (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-    m = p.B(x, m, sm, h / 2)
+def AB(p: Parts, h: float, u: Tensor, s: Tensor) -> Tensor:
+    """Position, then momentum, with one score."""
+    (x, m), (sx, sm) = u.unbind(1), s.unbind(1)
     x = p.A(x, m, sx, h)
-    m = p.B(x, m, score(problem, x, m, last)[1], h / 2)
-    return torch.stack((x, m), 1)
+    return torch.stack((x, p.B(x, m, sm, h)), 1)
+
+
+def BA(p: Parts, h: float, u: Tensor, s: Tensor, share: float = 1.0) -> Tensor:
+    """A share of the momentum's step, then the position, with one score."""
+    (x, m), (sx, sm) = u.unbind(1), s.unbind(1)
+    m = p.B(x, m, sm, share * h)
+    return torch.stack((p.A(x, m, sx, h), m), 1)
+
+
+def BAO(p: Parts, h: float, u: Tensor, s: Tensor, z: Tensor, lam_s: float) -> Tensor:
+    """Momentum and position with one score, then noise."""
+    return p.O(BA(p, h, u, s), z, h, lam_s)
+
+
+def matrices(
+    process: Any, times: Sequence[float], w: float, step: Callable[..., Tensor], inputs: int, *options: Any
+) -> Iterator[tuple[Tensor, ...]]:
+    """For every step of a grid the matrices of a linear ``step(p, h, *inputs, *options)``, to be kept by ``on_grid``.
+
+    Substeps that share a score are linear in state, score and draw together; their matrices are what they do to unit
+    vectors.
+    """
+    p, units = parts(process, w), torch.eye(2 * inputs, dtype=torch.float64).view(2 * inputs, inputs, 2).unbind(1)
+    for _, _, h in steps(process, times):
+        yield step(p, h, *units, *options).mT.split(2, dim=1)
 
 
 # ------------------------------------------------------------------------------------------------- deterministic
@@ -156,13 +164,8 @@ def symplectic_euler(problem: Problem, u: Tensor, times: list[float], first: str
     """
     p = parts(problem.process, 1)
     for t, _, h in steps(problem.process, times):
-        if first == "momentum":
-            u = naive_BA(p, problem, u, t, h)
-        else:
-            (x, m), (sx, _) = u.unbind(1), problem.score(u, t).unbind(1)
-            x = p.A(x, m, sx, h)
-            m = p.B(x, m, score(problem, x, m, t)[1], h)
-            u = torch.stack((x, m), 1)
+        sequence = [("B", h), ("A", h)] if first == "momentum" else [("A", h), ("B", h)]
+        u = naive(p, problem, u.clone(), t, *sequence)
         yield u
 
 
@@ -186,14 +189,9 @@ def reduced_symplectic_euler(
     Args:
         first: which part moves first, "momentum" or "position".
     """
-    p = parts(problem.process, 1)
-    for t, _, h in steps(problem.process, times):
-        if first == "momentum":
-            u = reduced_BA(p, problem, u, t, h)
-        else:
-            (x, m), (sx, sm), (u, x_new, m_new) = u.unbind(1), problem.score(u, t).unbind(1), fresh(u)
-            p.A(x, m, sx, h, x_new)
-            p.B(x_new, m, sm, h, m_new)
+    table = on_grid(matrices, problem.process, times, u, 1, BA if first == "momentum" else AB, 2)
+    for t, together in zip(times, table, strict=False):
+        u = combine(together, (u, problem.score(u, t)))
         yield u
 
 
@@ -212,7 +210,7 @@ def velocity_verlet(problem: Problem, u: Tensor, times: list[float]) -> Iterator
     """
     p = parts(problem.process, 1)
     for t, _, h in steps(problem.process, times):
-        u = naive_BAB(p, problem, u, t, h)
+        u = naive(p, problem, u.clone(), t, ("B", h / 2), ("A", h), ("B", h / 2))
         yield u
 
 
@@ -235,9 +233,10 @@ def reduced_velocity_verlet(problem: Problem, u: Tensor, times: list[float], las
     Args:
         last: time of the last score, "next" (the end of the step) or "current" (its start).
     """
-    p = parts(problem.process, 1)
-    for t, s, h in steps(problem.process, times):
-        u = reduced_BAB(p, problem, u, t, h, s if last == "next" else t)
+    p, table = parts(problem.process, 1), on_grid(matrices, problem.process, times, u, 1, BA, 2, 0.5)
+    for (t, s, h), together in zip(steps(problem.process, times), table, strict=True):
+        u = combine(together, (u, problem.score(u, t)))
+        u = naive(p, problem, u, s if last == "next" else t, ("B", h / 2))
         yield u
 
 
@@ -259,16 +258,30 @@ def verlet2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]
 
     Two evaluations a step, as the reduced method of order 1. State ``(batch, 2, *event)``. Not in the paper.
     """
-    p = parts(problem.process, 1)
-    for t, s, h in steps(problem.process, times):
-        (x, m), (sx, sm) = u.unbind(1), problem.score(u, t).unbind(1)
-        middle = p.B(x, m, sm, h / 2)
-        m_end, x_end = combine((2.0, -1.0), (middle, m)), p.A(x, middle, sx, h)
-        sx_end, sm_end = score(problem, x_end, m_end, s)
-        q, (u, x_new, m_new) = p.Gamma * h / 4, fresh(u)
-        combine((1 + q, -h / (2 * p.mass), q, q, q), (x, middle, x_end, sx, sx_end), x_new)
-        combine((1.0, h / 4, p.nu * h / 4, p.mass * p.nu * h / 4), (middle, x_new, m_end, sm_end), m_new)
+    prediction = on_grid(matrices, problem.process, times, u, 1, predicted, 2)
+    correction = on_grid(matrices, problem.process, times, u, 1, corrected, 3)
+    for i, (t, s) in enumerate(pairwise(times)):
+        e = problem.score(u, t)
+        e_end = problem.score(combine(prediction[i], (u, e)), s)
+        u = combine(correction[i], (u, e, e_end))
         yield u
+
+
+def predicted(p: Parts, h: float, u: Tensor, s: Tensor) -> Tensor:
+    """End of a step of :func:`verlet2` as its first score predicts it."""
+    (x, m), (sx, sm) = u.unbind(1), s.unbind(1)
+    middle = p.B(x, m, sm, h / 2)
+    return torch.stack((p.A(x, middle, sx, h), 2 * middle - m), 1)
+
+
+def corrected(p: Parts, h: float, u: Tensor, s: Tensor, s_end: Tensor) -> Tensor:
+    """End of a step of :func:`verlet2` with the score at the predicted end."""
+    (x, m), (sx, sm), (sx_end, sm_end) = u.unbind(1), s.unbind(1), s_end.unbind(1)
+    x_end, m_end = predicted(p, h, u, s).unbind(1)
+    middle = p.B(x, m, sm, h / 2)
+    x = x + h / 2 * (-middle / p.mass + p.Gamma / 2 * (x + x_end + sx + sx_end))
+    m = middle + h / 4 * (x + p.nu * m_end + p.mass * p.nu * sm_end)
+    return torch.stack((x, m), 1)
 
 
 # ---------------------------------------------------------------------------------------------------- stochastic
@@ -299,7 +312,7 @@ def oba(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *, 
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        u = naive_BA(p, problem, p.O(u, noise(u), h, lam_s), t, h)
+        u = naive(p, problem, p.O(u, noise(u), h, lam_s), t, ("B", h), ("A", h))
         yield u
 
 
@@ -311,9 +324,10 @@ def reduced_oba(
 
     Weak order 1; one evaluation and one draw a step. State ``(batch, 2, *event)``; options as for :func:`oba`.
     """
-    p = parts(problem.process, 2)
-    for t, _, h in steps(problem.process, times):
-        u = reduced_BA(p, problem, p.O(u, noise(u), h, lam_s), t, h)
+    p, table = parts(problem.process, 2), on_grid(matrices, problem.process, times, u, 2, BA, 2)
+    for (t, _, h), together in zip(steps(problem.process, times), table, strict=True):
+        u = p.O(u, noise(u), h, lam_s)
+        u = combine(together, (u, problem.score(u, t)))
         yield u
 
 
@@ -325,8 +339,8 @@ def bao(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *, 
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        u = p.O(naive_BA(p, problem, u, t, h), noise(u), h, lam_s)
-        yield u
+        u = naive(p, problem, u.clone(), t, ("B", h), ("A", h))
+        yield p.O(u, noise(u), h, lam_s, out=u)
 
 
 @_splitting("reduced BAO", 1)
@@ -337,9 +351,9 @@ def reduced_bao(
 
     Weak order 1; one evaluation and one draw a step. State ``(batch, 2, *event)``; options as for :func:`oba`.
     """
-    p = parts(problem.process, 2)
-    for t, _, h in steps(problem.process, times):
-        u = p.O(reduced_BA(p, problem, u, t, h), noise(u), h, lam_s)
+    table = on_grid(matrices, problem.process, times, u, 2, BAO, 3, lam_s)
+    for t, together in zip(times, table, strict=False):
+        u = combine(together, (u, problem.score(u, t), noise(u)))
         yield u
 
 
@@ -352,7 +366,7 @@ def obab(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *,
     """
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
-        u = naive_BAB(p, problem, p.O(u, noise(u), h, lam_s), t, h)
+        u = naive(p, problem, p.O(u, noise(u), h, lam_s), t, ("B", h / 2), ("A", h), ("B", h / 2))
         yield u
 
 
@@ -364,9 +378,11 @@ def reduced_obab(
 
     Weak order 1; two evaluations and one draw a step. State ``(batch, 2, *event)``; options as for :func:`oba`.
     """
-    p = parts(problem.process, 2)
-    for t, s, h in steps(problem.process, times):
-        u = reduced_BAB(p, problem, p.O(u, noise(u), h, lam_s), t, h, s)
+    p, table = parts(problem.process, 2), on_grid(matrices, problem.process, times, u, 2, BA, 2, 0.5)
+    for (t, s, h), together in zip(steps(problem.process, times), table, strict=True):
+        u = p.O(u, noise(u), h, lam_s)
+        u = combine(together, (u, problem.score(u, t)))
+        u = naive(p, problem, u, s, ("B", h / 2))
         yield u
 
 
@@ -387,29 +403,24 @@ def sscs(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) -> It
     The score is that of the start time, and :math:`10^{-9}` is added to the variances, as published. Weak order 1, for
     the score part is one Euler step; one evaluation and two draws a step. State ``(batch, 2, *event)``.
     """
-    halves = on_grid(analytic_halves, problem.process, times, u)
-    for (t, _, h), half in zip(steps(problem.process, times), halves, strict=True):
-        u = combine(half, (u, noise(u)))
-        u = push(problem, u, t, h)
-        u = combine(half, (u, noise(u)))
+    table = on_grid(symmetric, problem.process, times, u)
+    for t, (E, L, *late) in zip(times, table, strict=False):
+        u = combine((E, L), (u, noise(u)))
+        u = combine(late, (u, problem.score(u, t), noise(u)))
         yield u
 
 
-def push(problem: Problem, u: Tensor, t: float, h: float) -> Tensor:
-    """The score part of :func:`sscs`: an Euler step of each half with its own score."""
-    p = parts(problem.process, 2)
-    (x, m), (sx, sm), (new, x_new, m_new) = u.unbind(1), problem.score(u, t).unbind(1), fresh(u)
-    a, b = p.Gamma * h, p.mass * p.nu * h
-    combine((1 + a, a), (x, sx), x_new)
-    combine((1 + b / p.mass, b), (m, sm), m_new)
-    return new
+def symmetric(process: Any, times: Sequence[float]) -> Iterator[tuple[Tensor, ...]]:
+    """For every step of :func:`sscs` the matrices of its first half, and of the score part and the second half as one.
 
-
-def analytic_halves(process: Any, times: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
-    """For every step of :func:`sscs` the coefficients of state and draw in its analytic halves."""
+    These are E and L for state and draw, then those for state, score and draw.
+    """
     stationary = process.prior_root() @ process.prior_root().mT
+    unit = torch.eye(2, dtype=torch.float64)
     # the transition of the process with the rotation reversed
     mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64))
     for _, _, h in steps(process, times):
         E = mirror @ process.propagator(h / 2) @ mirror
-        yield E, lower_root(stationary - E @ stationary @ E.mT + 1e-9 * torch.eye(2, dtype=torch.float64))
+        L = lower_root(stationary - E @ stationary @ E.mT + 1e-9 * unit)
+        pull = h * torch.diag(torch.tensor([process.Gamma, process.mass * process.nu], dtype=torch.float64))
+        yield E, L, E @ (unit + pull @ stationary.inverse()), E @ pull, L
