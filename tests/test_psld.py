@@ -10,7 +10,7 @@ from diffnum import analysis, checks, grids
 from diffnum.noise import Replay
 from diffnum.solvers import registry
 from diffnum.solvers.conjugate import conjugate_weights
-from diffnum.solvers.splitting import parts, score, steps
+from diffnum.solvers.splitting import parts, steps
 from diffnum.targets import smooth, starts
 
 END = 1e-3
@@ -120,7 +120,7 @@ def test_golden_variants_by_the_shared_substeps(golden_psld, psld):
         p, noise = parts(problem.process, 2), golden_psld["traj_noise_em"]
         for (_, s, h), z in zip(steps(problem.process, times.tolist()), noise, strict=False):
             x, m = p.O(state, z.reshape(4, 2, 3), h).unbind(1)
-            sx, sm = score(problem, x, m, s)
+            sx, sm = problem.score(torch.stack((x, m), 1), s).unbind(1)
             m = p.B(x, m, sm, h)
             state = torch.stack((p.A(x, m, sx, h), m), 1)
         close(flat(state), golden_psld[f"own_roba_tnext_{kind}_N10"], 1e-11)

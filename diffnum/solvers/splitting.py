@@ -89,12 +89,6 @@ def _steps(process: Any, times: tuple[float, ...]) -> list[tuple[float, float, f
     return [(t, s, now - then) for (t, s), (now, then) in zip(pairwise(times), pairwise(b), strict=True)]
 
 
-def score(problem: Problem, x: Tensor, m: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """Score of position and momentum at the state (x, m); one evaluation."""
-    sx, sm = problem.score(torch.stack((x, m), 1), t).unbind(1)
-    return sx, sm
-
-
 # The sequences of substeps that methods share; names read from left to right.
 
 
