@@ -131,7 +131,7 @@ gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train both networks on
 bench: $(STAMPS)/dev ## time every solver against its hand-written form (5 minutes; not part of `make test`)
 	OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks
 
-# Hours on a CPU, minutes on a GPU (ARGS="--device cuda -n 50000"); goes on where it was stopped.
+# Hours on a CPU, minutes on a GPU (ARGS="--device cuda --batch 1000 -n 50000"); goes on where it was stopped.
 quality: $(STAMPS)/dev ## draw 1,000 images of every sampler of the quality chapter and judge the papers' claims
 	$(PY) -m tests.benchmarks.quality $(ARGS)
 	$(PY) -m tests.benchmarks.quality --score $(ARGS)

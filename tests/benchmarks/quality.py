@@ -3,7 +3,7 @@
 ``make quality`` writes ``book/results/quality.json``, from which the book's chapter on sample quality is drawn. Images
 are kept under ``.runs/quality``: a run that was stopped goes on where it was, and a larger number goes on from a
 smaller one. Options: ``-n 1000`` images from common seeds, ``--long 500`` for the cells above 260 evaluations,
-``--device``, ``--score`` to score what is complete without drawing anything. Cells that are not drawn stay blank.
+``--device`` and ``--batch``, ``--score`` to score what is complete without drawing anything. Cells not drawn stay blank.
 With ``--data`` (see :func:`diffnum.data.cifar10`) the metric itself is tried on real images, and the results kept.
 """
 
@@ -55,13 +55,13 @@ CLAIMS = [
 ]
 
 
-def recipe(name: str, budget: int, device: str = "cpu") -> dict:
+def recipe(name: str, budget: int, device: str = "cpu", batch: int = quality.BATCH) -> dict:
     """The recipe of a cell: as many steps as the budget of evaluations allows."""
     settings, _ = SAMPLERS[name]
     process = named.process(settings["process"])
     options = settings.get("options", {})
     steps = steps_within(budget, process, settings["solver"], process.t_end, **options)
-    return quality.recipe(steps=steps, half=True, device=device, **settings)
+    return quality.recipe(steps=steps, half=True, device=device, batch=batch, **settings)
 
 
 def cells() -> list[tuple[str, int]]:
@@ -119,13 +119,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--long", type=int, default=500)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=quality.BATCH)
     parser.add_argument("--folder", default=str(ROOT / ".runs" / "quality"))
     parser.add_argument("--score", action="store_true")
     parser.add_argument("--data")
     given = parser.parse_args(arguments)
     found, results = {}, []
     for name, budget in cells():
-        plan, n = recipe(name, budget, given.device), given.long if budget > LONG else given.n
+        plan, n = recipe(name, budget, given.device, given.batch), given.long if budget > LONG else given.n
         if given.score and quality.drawn(plan, given.folder) < n:
             continue
         begun = time.perf_counter()
