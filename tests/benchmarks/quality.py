@@ -3,8 +3,9 @@
 ``make quality`` writes ``book/results/quality.json``, from which the book's chapter on sample quality is drawn. Images
 are kept under ``.runs/quality``: a run that was stopped goes on where it was, and a larger number goes on from a
 smaller one. Options: ``-n 1000`` images from common seeds, ``--long 500`` for the cells above 260 evaluations,
-``--device`` and ``--batch``, ``--score`` to score what is complete without drawing anything. Cells not drawn stay blank.
-With ``--data`` (see :func:`diffnum.data.cifar10`) the metric itself is tried on real images, and the results kept.
+``--device`` and ``--batch``, ``--score`` to score what is complete without drawing anything. Cells that are
+not drawn stay blank. With ``--data`` (see :func:`diffnum.data.cifar10`) the metric itself is tried on real images, and
+the results kept.
 """
 
 import argparse
