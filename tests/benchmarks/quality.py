@@ -23,6 +23,7 @@ from diffnum.files import write
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "book" / "results" / "quality.json"
 LONG = 260  # evaluations above which a cell is drawn with fewer images
+FEWEST = 100  # images that are worth a score
 
 #: name -> (what `quality.recipe` needs besides the steps, budgets of evaluations)
 VP = {"process": "vp", "grid": "uniform"}
@@ -128,8 +129,10 @@ def main(arguments: list[str] | None = None) -> None:
     found, results = {}, []
     for name, budget in cells():
         plan, n = recipe(name, budget, given.device, given.batch), given.long if budget > LONG else given.n
-        if given.score and quality.drawn(plan, given.folder) < n:
-            continue
+        if given.score:
+            n = min(n, quality.drawn(plan, given.folder))
+            if n < FEWEST:
+                continue
         begun = time.perf_counter()
         drawn, nfe, lost = quality.images(plan, n, given.folder)
         found[name, budget] = drawn
