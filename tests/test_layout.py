@@ -281,3 +281,30 @@ def test_notebook_is_executed_and_clean(path):
             assert output["output_type"] != "error" or "raises-exception" in tags, f"an error in {where!r}"
             assert output.get("name") != "stderr", f"text on stderr in {where!r}"
             assert not re.search(r"/(home|root|tmp|work|Users)/", stored_text(output)), f"a machine path in {where!r}"
+
+
+def markdown():
+    """Every page and every Markdown cell: (where, text)."""
+    for page in sorted((ROOT / "book").rglob("*.md")):
+        yield page.name, page.read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            if cell["cell_type"] == "markdown":
+                yield f"{path.name}, cell {i}", "".join(cell["source"])
+
+
+def broken_formulas(text):
+    """Lines inside a formula of the text that begin like a list or a comment: there Markdown ends the formula."""
+    text = re.sub(r"^(```+)(\w|\{math|\{code).*?^\1", "", text, flags=re.M | re.S)
+    text = re.sub(r"\$\$.*?\$\$|`[^`\n]*`|\\\$", "", text, flags=re.S)
+    for paragraph in re.split(r"\n\s*\n", text):
+        lines = paragraph.split("\n")
+        for i, line in enumerate(lines):
+            if re.match(r"\s*([-+*]\s|%)", line) and "\n".join(lines[:i]).count("$") % 2:
+                yield line
+
+
+def test_no_formula_is_taken_for_a_list():
+    assert list(broken_formulas("so $a\n- b$ it is")) == ["- b$ it is"] and not list(broken_formulas("- $a - b$\n- c"))
+    found = [f"{where}: {line}" for where, text in markdown() for line in broken_formulas(text)]
+    assert not found, "\n".join(found)
