@@ -645,12 +645,14 @@ def quality(
 
         diffnum quality --solver ddim --steps 29 -n 1000 --against f_pndm.json
     """
-    for name, value in (("-n", number), ("--steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
+    for name, value, least in (("-n", number, 4), ("--steps", steps, 1)):  # an interval needs halves of two images
+        if value < least:
+            raise ValueError(f"{name} {value} must be at least {least}")
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
     path = writable(Path(f"{solver}_quality.json") if out is None else out, ".json")
+    if against is not None and against.resolve() == path.resolve():
+        raise ValueError(f"the result would overwrite --against {against}; name another --out")
 
     import json
 
@@ -672,6 +674,8 @@ def quality(
         )
     noising = named.process(process)
     claimed = evaluations(noising, run, steps, recipe["t_end"], **options)
+    measuring.statistics()  # refused before the work, as is what --against needs
+    before = None if other is None else measuring.images(other["recipe"], number, folder)[0]
     with Meter("sampling", number, "images", 1 / claimed) as meter:
         drawn, nfe, lost = measuring.images(recipe, number, folder, meter.watch, where)
     found = measuring.score(recipe, drawn, nfe, lost)
@@ -682,8 +686,7 @@ def quality(
         typer.echo(
             f"{name}: {d['limit']:.4g}, 95 % interval {d['low']:.4g} to {d['high']:.4g} (as drawn {d['value']:.4g})"
         )
-    if other is not None:
-        before, _, _ = measuring.images(other["recipe"], number, folder)
+    if other is not None and before is not None:
         d = measuring.compare(drawn, before)
         found["against"] = {"recipe": other["recipe"], **d}
         typer.echo(

@@ -99,7 +99,7 @@ class Features:
         ``exact`` images go through :func:`jpeg` first; pass False for images that are JPEG copies already.
 
         Raises:
-            ValueError: the images have another shape or type.
+            ValueError: the images have another shape or type, or there are none.
         """
         return self._map(self.net.features, images, exact, batch)
 
@@ -109,9 +109,10 @@ class Features:
 
     @torch.inference_mode()
     def _map(self, function: Any, images: np.ndarray, exact: bool, batch: int) -> Tensor:
-        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
-            got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-            raise ValueError(f"images must be a uint8 array (N, 32, 32, 3); got {got}")
+        array = isinstance(images, np.ndarray)
+        if not array or images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or not len(images):
+            got = f"{images.dtype} {images.shape}" if array else type(images).__name__
+            raise ValueError(f"images must be a uint8 array (N, 32, 32, 3), N at least 1; got {got}")
         where, out = self.net.stem.weight.device, []
         for start in range(0, len(images), batch):
             part = images[start : start + batch]

@@ -11,9 +11,9 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,12 @@ def recipe(
     Names are those of the command line; ``half`` evaluates the network in bfloat16.
 
     Raises:
-        KeyError, ValueError, DiffnumError: an unknown name, a bad grid or network.
+        KeyError, ValueError, DiffnumError: an unknown name, a bad grid, network, seed or batch.
     """
     find(solver)
+    Seeded(seed)  # refuses a bad one
+    if batch < 1:
+        raise ValueError(f"batch={batch} must be at least 1")
     times = named.grid(grid)(named.process(process), steps, t_end=t_end)
     return {
         "solver": solver, "options": options or {}, "process": process, "grid": grid, "steps": steps,
@@ -117,21 +120,32 @@ def images(
     those with NaN or infinity, are grey. ``watch`` may wrap the solver, to show progress.
 
     Raises:
-        OSError: the folder cannot be written. DiffnumError: a file in it is damaged.
+        ValueError: n below 1, or what the solver refuses. DiffnumError: the folder cannot be written, a file in it is
+            damaged, or the network is not the one of the recipe.
     """
-    place, about = _place(recipe, folder), json.dumps(recipe, sort_keys=True)
-    place.mkdir(parents=True, exist_ok=True)
-    write(place / "recipe.json", lambda file: file.write(about.encode()))
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1")
     noising, size = named.process(recipe["process"]), recipe["batch"]
-    denoiser = named.network(recipe["network"], recipe["process"])
+    solver, denoiser = find(recipe["solver"]), named.network(recipe["network"], recipe["process"])
     problem = Problem(noising, denoiser.in_bfloat16() if recipe["half"] else denoiser)
     times = named.grid(recipe["grid"])(noising, recipe["steps"], t_end=recipe["t_end"])
+    place, about = _place(recipe, folder), json.dumps(recipe, sort_keys=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        write(place / "recipe.json", lambda file: file.write(about.encode()))
+    except OSError as error:
+        raise DiffnumError(f"folder={str(folder)!r}: cannot write there ({error.strerror}); choose another") from None
     parts, nfe, lost = [], 0, 0
     for first in range(0, n, size):
         file = place / f"{first:06d}.npz"
         if not file.is_file():  # always a whole batch, so that n does not change the rounding
+            if denoiser.sha256 != recipe["weights_sha256"]:
+                raise DiffnumError(
+                    f"network={recipe['network']!r} has sha256 {denoiser.sha256[:12]}..., but the recipe says "
+                    f"{recipe['weights_sha256'][:12]}...: restore those weights, or make the recipe anew"
+                )
             (solution,) = batches(
-                problem, watch(find(recipe["solver"])), times, first + size, first=first, seed=recipe["seed"],
+                problem, watch(solver), times, first + size, first=first, seed=recipe["seed"],
                 batch=size, device=device or recipe["device"], denoise=recipe["denoise"], **recipe["options"],
             )  # fmt: skip
             finite = solution.x.isfinite().flatten(1).all(1).cpu()
@@ -140,11 +154,14 @@ def images(
             write(file, lambda stream: np.savez(stream, **kept))  # noqa: B023 - written at once
         try:
             with np.load(io.BytesIO(file.read_bytes())) as stored:
+                if stored["images"].shape != (size, 32, 32, 3):
+                    raise ValueError(f"its images have shape {stored['images'].shape}")
                 rows = slice(n - first)
                 parts.append(stored["images"][rows])
                 nfe, lost = int(stored["nfe"]), lost + int((~stored["finite"][rows]).sum())
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DiffnumError(f"{file} is damaged ({error}); delete it, and it is drawn again") from None
+        except Exception as error:  # numpy and zipfile raise many kinds for a flipped bit; the remedy is one
+            reason = str(error) or type(error).__name__
+            raise DiffnumError(f"{file} is damaged ({reason}); delete it, and it is drawn again") from None
     return np.concatenate(parts), nfe, lost
 
 
@@ -181,10 +198,18 @@ def result(path: str | os.PathLike[str]) -> dict[str, Any]:
         DiffnumError: it is missing, or no such file.
     """
     try:
-        found = json.loads(Path(path).read_text("utf-8"))
-        found["recipe"]["seed"], found["n"], found["nfe"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DiffnumError(f"{path} is no result of diffnum quality ({error})") from None
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise DiffnumError(f"cannot read the result {path} ({error.strerror}); run diffnum quality first") from None
+    try:
+        found = json.loads(text)
+        wanted = [*signature(recipe).parameters, "weights_sha256"]
+        missing = [key for key in wanted if key not in found["recipe"]]
+        missing += [key for key in ("n", "nfe") if key not in found]
+    except (ValueError, KeyError, TypeError):  # no JSON, or of another shape
+        missing = ["recipe"]
+    if missing:
+        raise DiffnumError(f"{path} is no result of diffnum quality: it has no {', '.join(missing)}; name another file")
     return found
 
 
@@ -195,8 +220,11 @@ def statistics(name: str = STATISTICS) -> metrics.Reference:
         DiffnumError: the file is altered, or was made with other features.
     """
     blob, _, card, source = read(name, ("reference",))
-    if card["features_sha256"] != features.load().sha256:
-        raise DiffnumError(f"{source} was made with another feature network; write it anew with write_statistics")
+    if card.get("features_sha256") != features.load().sha256:
+        raise DiffnumError(
+            f"{source} was made with another feature network, or its .json is missing; restore both, or write them "
+            "anew with write_statistics"
+        )
     return metrics.Reference.from_bytes(blob, source)
 
 

@@ -25,6 +25,7 @@ import json
 import math
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -339,9 +340,11 @@ def train(
     batch = usual[0] if batch is None else batch
     lr = usual[1] if lr is None else lr
     average = usual[2] if average is None else average
-    for name, number in (("batch", batch), ("lr", lr), ("minutes", minutes), ("images", images), ("average", average)):
+    for what, number in (("batch", batch), ("lr", lr), ("minutes", minutes), ("images", images), ("average", average)):
         if number is not None and not number > 0:
-            raise ValueError(f"{name} must be positive; got {number}")
+            raise ValueError(f"{what} must be positive; got {number}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1; got {seed}")
     if minutes is None and images is None:
         minutes = 3.0
     if isinstance(size, str) and size not in SIZES:
@@ -350,9 +353,11 @@ def train(
     if batch % world:
         raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {batch}")
     folder = Path(out)
-    stem = folder / folder.resolve().name
+    name = folder.resolve().name
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # now, and not after the first minute
+            pass
     except OSError as error:
         raise DiffnumError(f"cannot write to {folder} ({error.strerror}); choose another out folder") from None
 
@@ -368,7 +373,7 @@ def train(
         "kind": kind, "config": config, "batch": batch, "lr": lr, "warmup": warmup, "average": average, "seed": seed,
         "images": images, "init": start.sha256 if start else None,
     }  # fmt: skip
-    checkpoint = stem.with_suffix(".checkpoint.safetensors")
+    checkpoint = folder / f"{name}.checkpoint.safetensors"
     if resume and checkpoint.is_file():
         run.restore(checkpoint, settings)
     if compile if compile is not None else where.type == "cuda":
@@ -377,17 +382,17 @@ def train(
         forward = net
 
     def finish(rows: list[dict[str, float]], blob: bytes) -> None:
-        write(stem.with_suffix(".log.json"), lambda file: file.write(json.dumps(run.log).encode()))
+        write(folder / f"{name}.log.json", lambda file: file.write(json.dumps(run.log).encode()))
         card = {
-            "name": stem.name, "kind": kind, "sha256": hashlib.sha256(blob).hexdigest(),
+            "name": name, "kind": kind, "sha256": hashlib.sha256(blob).hexdigest(),
             "params": sum(v.numel() for v in net.state_dict().values()),
             "images": run.images + (start.card.get("images", 0) if start else 0), "images_this_run": run.images,
             "minutes": run.seconds / 60, "settings": {**settings, "minutes": minutes}, "data": task.about,
             "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {os.cpu_count()} cores",
             "processes": world, "torch": torch.__version__, "version": code_version(), "validation": rows,
         }  # fmt: skip
-        write(stem.with_suffix(".safetensors"), lambda file: file.write(blob))
-        write(stem.with_suffix(".json"), lambda file: file.write(json.dumps(card, indent=1).encode()))
+        write(folder / f"{name}.safetensors", lambda file: file.write(blob))
+        write(folder / f"{name}.json", lambda file: file.write(json.dumps(card, indent=1).encode()))
 
     def check(count: int | None) -> tuple[list[dict[str, float]], bytes]:
         """Validate what would be shipped, half precision included."""
@@ -456,7 +461,7 @@ def train(
         finish(rows, blob)
     if world > 1:
         dist.destroy_process_group()
-    return stem.with_suffix(".safetensors")
+    return folder / f"{name}.safetensors"
 
 
 def _processes(device: str | None) -> tuple[int, int, torch.device]:

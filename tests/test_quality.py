@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import diffnum as dn
 from diffnum import cli, features, metrics, quality
+from diffnum import train as training
 from diffnum.errors import DiffnumError
 
 SMALL = {"solver": "ddim", "steps": 2, "half": True, "batch": 2}
@@ -54,7 +55,9 @@ def test_shipped_feature_network():
     assert network.logits(images).shape == (7, 10)
 
 
-@pytest.mark.parametrize("bad", [pictures(2).astype(float), pictures(2)[:, :16], torch.zeros(2, 32, 32, 3)])
+@pytest.mark.parametrize(
+    "bad", [pictures(2).astype(float), pictures(2)[:, :16], pictures(2)[:0], torch.zeros(2, 32, 32, 3)]
+)
 def test_features_refuse_what_is_no_image(bad):
     with pytest.raises(ValueError, match="uint8 array"):
         features.load()(bad)
@@ -67,6 +70,30 @@ def test_a_denoiser_is_no_feature_network_and_the_other_way_round():
         dn.load("cifar10-features")
     with pytest.raises(KeyError, match="cifar10-features"):
         features.load("nonsense")
+
+
+def test_training_names_its_files_after_the_folder_and_looks_at_it_first(tmp_path, monkeypatch):
+    class Few(features.Classification):
+        def __init__(self, root, where):
+            self.about = {}
+            self.train = self.test = features.pixels(pictures(8)), torch.arange(8)
+
+    monkeypatch.setitem(training.TASKS, "features", Few)
+    settings = {"kind": "features", "images": 8, "batch": 4, "device": "cpu", "progress": False}
+    path = training.train(out=tmp_path / "rate 0.4", **settings)
+    ends = ("checkpoint.safetensors", "json", "log.json", "safetensors")
+    assert sorted(f.name for f in tmp_path.glob("*/*")) == [f"rate 0.4.{end}" for end in ends]
+    assert features.load(path).card["name"] == "rate 0.4"
+    with pytest.raises(ValueError, match="seed must be"):
+        training.train(out=tmp_path / "b", seed=-1, **settings)
+
+    def forbidden(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(training.tempfile, "TemporaryFile", forbidden)
+    monkeypatch.setattr(Few, "__init__", lambda *_: pytest.fail("the data were read"))
+    with pytest.raises(DiffnumError, match="cannot write to"):
+        training.train(out=tmp_path, **settings)
 
 
 # ---------------------------------------------------------------------------------------------------- sampling
@@ -105,9 +132,34 @@ def test_a_damaged_file_says_what_to_do(tmp_path):
     plan = quality.recipe(**SMALL)
     quality.images(plan, 2, tmp_path)
     (file,) = tmp_path.rglob("*.npz")
-    file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(DiffnumError, match=r"000000.npz is damaged .* delete it"):
-        quality.images(plan, 2, tmp_path)
+    whole, fewer = file.read_bytes(), io.BytesIO()
+    np.savez(fewer, images=np.zeros((1, 32, 32, 3), np.uint8), finite=np.ones(1, bool), nfe=2)
+    method = whole.index(b"PK\x01\x02") + 10  # of the compression: 99 is none that zipfile knows
+    for blob in (whole[:200], b"", whole[:method] + b"\x63" + whole[method + 1 :], fewer.getvalue()):
+        file.write_bytes(blob)
+        with pytest.raises(DiffnumError, match=r"000000.npz is damaged .+ delete it"):
+            quality.images(plan, 2, tmp_path)
+
+
+@weights
+def test_weights_that_have_changed_are_not_drawn_with(tmp_path):
+    plan = quality.recipe(**SMALL)
+    old = {**plan, "weights_sha256": "0" * 64}
+    with pytest.raises(DiffnumError, match="but the recipe says 000000000000"):
+        quality.images(old, 2, tmp_path)
+    assert not list(tmp_path.rglob("*.npz"))
+    quality.images(plan, 2, tmp_path)
+    (quality._place(plan, tmp_path) / "000000.npz").rename(quality._place(old, tmp_path) / "000000.npz")
+    assert len(quality.images(old, 2, tmp_path)[0]) == 2, "what was drawn with them is still read"
+
+
+@weights
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiffnumError, match=r"folder=.*file'"):
+        quality.images(quality.recipe(**SMALL), 2, tmp_path / "file", lambda solver: pytest.fail("it was drawn"))
+    with pytest.raises(ValueError, match="n=0"):
+        quality.images(quality.recipe(**SMALL), 0, tmp_path)
 
 
 @weights
@@ -134,6 +186,7 @@ def test_half_precision_is_close_and_not_the_same(tmp_path):
     ("change", "message"),
     [
         ({"solver": "dddim"}, "ddim"), ({"process": "vpp"}, "vp"), ({"grid": "log"}, "log_snr"),
+        ({"seed": -1}, "seed"), ({"batch": 0}, "batch=0"),
         ({"steps": 0}, "steps"), ({"network": "nonsense"}, "cifar10"), ({"process": "blurring", "network": "x"}, "x"),
     ],
 )  # fmt: skip
@@ -147,6 +200,11 @@ def test_recipes_refuse_unknown_names(change, message):
 
 def test_statistics_belong_to_the_features(monkeypatch):
     assert quality.statistics().count == 50_000
+    with monkeypatch.context() as patch:
+        blob = quality.read(quality.STATISTICS, ("reference",))[0]
+        patch.setattr(quality, "read", lambda *_: (blob, "", {}, "file"))
+        with pytest.raises(DiffnumError, match=r"file .* \.json is missing"):
+            quality.statistics()
     monkeypatch.setattr(features, "load", lambda: features.Features(features.Classifier(), "other"))
     with pytest.raises(DiffnumError, match="another feature network"):
         quality.statistics()
@@ -175,6 +233,33 @@ def test_command_writes_all_that_repeats_it(tmp_path, monkeypatch):
 
     run = CliRunner().invoke(cli.app, [*pair, "--seed", "1"])
     assert run.exit_code == 1 and "pairs need the same" in run.output
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{}", '{"recipe": "ddim", "n": 4, "nfe": 1}', '{"recipe": {"seed": 0}, "n": 4, "nfe": 1}']
+)
+def test_what_is_no_result_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DiffnumError, match=r"a\.json is no result of diffnum quality: it has no .*; name another"):
+        quality.result(tmp_path / "a.json")
+    with pytest.raises(DiffnumError, match="cannot read the result"):
+        quality.result(tmp_path / "b.json")
+
+
+@weights
+def test_command_refuses_before_it_draws(tmp_path, monkeypatch):
+    """A result is not overwritten by its comparison, and what --against lacks is found before the work."""
+    monkeypatch.chdir(tmp_path)
+    plan = quality.recipe(**{**SMALL, "batch": 50})
+    (tmp_path / "a.json").write_text(json.dumps({"recipe": {**plan, "weights_sha256": "0"}, "n": 4, "nfe": 2}))
+    for more, says in (
+        (["-n", "3"], "-n 3"), (["--out", "a.json"], "overwrite --against a.json"), ([], "the recipe says"),
+    ):  # fmt: skip
+        run = CliRunner().invoke(
+            cli.app, ["quality", "--solver", "ddim", "--steps", "3", "-n", "4", "--against", "a.json", *more]
+        )
+        assert run.exit_code == 1 and says in run.stderr and run.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("*.npz")) and len(list(tmp_path.glob("*.json"))) == 1
 
 
 def test_metric_grows_under_noise_and_under_blur():

@@ -56,12 +56,12 @@ def rounded(value: Any) -> Any:
 
 
 def broken(result: dict[str, Any]) -> list[str]:
-    """The limits that do not hold, in words."""
+    """The limits that do not hold, in words. Times are judged by minima: what disturbs a run only adds time."""
     found = []
     lerps = {row.name: row.lerps for row in overhead.ROWS if row.lerps}
     for name, row in result["overhead"]["solvers"].items():
-        if row["ratio"] > RATIO:
-            found.append(f"{name}: {row['ratio']:.2f} times its hand-written form, {RATIO} allowed")
+        if row["ratio_min"] > RATIO:
+            found.append(f"{name}: {row['ratio_min']:.2f} times its hand-written form, {RATIO} allowed")
         if row["lerps"] > lerps.get(name, float("inf")):
             found.append(f"{name}: {row['lerps']:.1f} passes of torch.lerp, {lerps[name]} allowed")
         if row["states"] > row["history"] + EXTRA:

@@ -495,7 +495,7 @@ def measure(
 def per_number(solvers: dict[str, dict[str, Any]]) -> dict[str, float]:
     """For every order gDDIM's time for a number of the state on CLD, in units of that on VP: lerps are per number."""
     times = {q: (solvers.get(gddim("CLD", q)), solvers.get(gddim("VP", q))) for q in ORDERS}
-    return {str(q): cld["lerps"] / vp["lerps"] for q, (cld, vp) in times.items() if cld and vp}
+    return {str(q): cld["lerps_min"] / vp["lerps_min"] for q, (cld, vp) in times.items() if cld and vp}
 
 
 def figures(case: Case) -> dict[str, Any]:
