@@ -56,7 +56,7 @@ def test_stored_results_are_those_of_the_table_and_hold():
     result = json.loads(text)
     assert list(result["overhead"]["solvers"]) == [row.name for row in overhead.ROWS]
     assert list(result["overhead"]["phase_space"]) == [str(order) for order in overhead.ORDERS]
-    # a number of the state on CLD costs about 2.5 times one on VP: at the limit, and beyond it in some runs
+    # a number of the state on CLD costs about 2.5 times one on VP: at the limit, in some runs beyond it
     assert [line for line in result["broken"] if "per number" not in line] == []
     assert max(result["overhead"]["phase_space"].values()) < 2.75
     assert {"cpu", "cores", "threads", "torch", "date"} <= set(result["machine"])
