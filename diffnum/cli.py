@@ -676,7 +676,8 @@ def quality(
     claimed = evaluations(noising, run, steps, recipe["t_end"], **options)
     measuring.statistics()  # refused before the work, as is what --against needs
     before = None if other is None else measuring.images(other["recipe"], number, folder)[0]
-    with Meter("sampling", number, "images", 1 / claimed) as meter:
+    missing = max(number - measuring.drawn(recipe, folder), 0)
+    with Meter("sampling", missing, "images", 1 / claimed) as meter:
         drawn, nfe, lost = measuring.images(recipe, number, folder, meter.watch, where)
     found = measuring.score(recipe, drawn, nfe, lost)
     text = f"{number} images, {nfe} network evaluations each"
@@ -701,7 +702,7 @@ def quality(
 @explained
 def train(
     data: str = typer.Option(None, help="Folder or file with CIFAR-10; by default it is found or fetched."),
-    out: str = typer.Option(".runs/cifar10", help="Folder for weights, model card, log and checkpoint."),
+    out: str = typer.Option(None, help="Folder for weights, card, log and checkpoint; by default .runs/cifar10-KIND."),
     kind: str = typer.Option(
         "edm", help="edm (white noise), blurring (a level per frequency) or features (classifier)."
     ),
@@ -710,7 +711,11 @@ def train(
     size: str = typer.Option("small", help="tiny, small (5.0 M parameters) or large (7.7 M)."),
     init: str = typer.Option(None, help="Start from this network (a name or a .safetensors file)."),
     batch: int = typer.Option(None, help="Images per step; by default 128, for features 512."),
-    lr: float = typer.Option(None, help="Peak learning rate; by default 0.0007, for features 0.4."),
+    lr: float = typer.Option(None, help="Peak learning rate; by default 0.0007, for features 0.6."),
+    warmup: int = typer.Option(300, help="Steps until the peak rate."),
+    average: int = typer.Option(
+        None, help="Half-life, in images, of the moving average; by default 180000, for features 10000."
+    ),
     seed: int = typer.Option(0, help="Seed of weights, noise and order of images."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the checkpoint in the folder."),
     device: str = typer.Option("auto", help="cpu, cuda, or auto: a GPU where there is one."),
@@ -725,8 +730,8 @@ def train(
     from diffnum.train import train as run
 
     path = run(
-        data, out, kind, minutes=minutes, images=images, size=size, init=init, batch=batch, lr=lr, seed=seed,
-        resume=resume, device=where,
+        data, out, kind, minutes=minutes, images=images, size=size, init=init, batch=batch, lr=lr, warmup=warmup,
+        average=average, seed=seed, resume=resume, device=where,
     )  # fmt: skip
     typer.echo(f"-> {path}")
 

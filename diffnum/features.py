@@ -12,6 +12,7 @@ through the same compression (:func:`jpeg`) before its features are computed.
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 from functools import cache
@@ -89,9 +90,8 @@ class Features:
         self.net, self.sha256, self.card = net.eval().requires_grad_(False), sha256, card or {}
 
     def to(self, device: torch.device | str) -> Features:
-        """The same map on another device."""
-        self.net.to(existing(device))
-        return self
+        """The same map on another device; a copy, since what ``load`` returns is shared."""
+        return Features(copy.deepcopy(self.net).to(existing(device)), self.sha256, self.card)
 
     def __call__(self, images: np.ndarray, exact: bool = True, batch: int = 500) -> Tensor:
         """Features (N, 256), float64 on the CPU, of uint8 images (N, 32, 32, 3).
@@ -172,6 +172,8 @@ class Classification:
         """A new network, and its configuration for the record."""
         if start is not None:
             raise ValueError("init is for denoisers; a feature network starts anew")
+        if size != "small":
+            raise ValueError(f"size={size!r} is for denoisers; a feature network has one size, leave it out")
         net: Any = Classifier()
         return net.to(memory_format=torch.channels_last), {"widths": list(WIDTHS)}
 

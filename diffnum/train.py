@@ -296,7 +296,7 @@ class Run:
 
 def train(
     data: str | os.PathLike[str] | None = None,
-    out: str | os.PathLike[str] = ".runs/cifar10",
+    out: str | os.PathLike[str] | None = None,
     kind: str = "edm",
     minutes: float | None = None,
     images: int | None = None,
@@ -323,8 +323,8 @@ def train(
 
     Parameters
     ----------
-    data: folder or file, see :func:`diffnum.data.cifar10`; out: output folder; kind: ``"edm"``, ``"blurring"`` (the
-    denoisers) or ``"features"`` (:mod:`diffnum.features`).
+    data: folder or file, see :func:`diffnum.data.cifar10`; out: output folder, default ``.runs/cifar10-KIND``; kind:
+    ``"edm"``, ``"blurring"`` (the denoisers) or ``"features"`` (:mod:`diffnum.features`).
     minutes, images: the budget, whichever ends first (default 3 minutes); the rate follows a cosine over it to 0.
     size: ``"small"`` (5.0 M parameters), ``"large"`` (7.7 M), ``"tiny"``, or a :class:`Config`; init: name or path of a
     network to start from (its size is then used).
@@ -352,7 +352,7 @@ def train(
     rank, world, where = _processes(device)
     if batch % world:
         raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {batch}")
-    folder = Path(out)
+    folder = Path(f".runs/cifar10-{kind}" if out is None else out)
     name = folder.resolve().name
     try:
         folder.mkdir(parents=True, exist_ok=True)

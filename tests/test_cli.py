@@ -1,15 +1,20 @@
 """The command line: what it prints and writes, and how it refuses."""
 
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from diffnum import cli
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -48,6 +53,22 @@ def test_mistakes_and_refusals_are_one_line():
         run = python(code, *arguments)
         assert run.returncode == status, run.stderr
         assert run.stderr.startswith("diffnum: ") and run.stderr.count("\n") == 1 and not run.stdout
+
+
+def documented():
+    """Every command line ``diffnum ...`` in the code blocks of the repository's documents."""
+    files = [*ROOT.glob("*.md"), *ROOT.glob("book/**/*.md"), *ROOT.glob("diffnum/weights/*.md")]
+    for path in sorted(files):
+        for line in path.read_text("utf-8").replace("\\\n", " ").splitlines():
+            if line.strip().startswith("diffnum "):
+                words = shlex.split(line, comments=True)
+                yield pytest.param(words[1:], id=f"{path.name}: {' '.join(words)}")
+
+
+@pytest.mark.parametrize("words", list(documented()))
+def test_documented_commands_are_understood(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typer.main.get_command(cli.app).commands[words[0]].make_context(words[0], words[1:])
 
 
 def test_version_and_help(call):

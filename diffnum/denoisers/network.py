@@ -371,6 +371,8 @@ def from_bytes(
         head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
         metadata = json.loads(head.get("__metadata__", {}).get("diffnum", "{}"))
         weights = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+        if not weights:
+            raise ValueError("it holds no denoiser (features.load reads a feature network)")
         config = Config.from_dict(metadata["config"]) if "config" in metadata else Config.from_tensors(weights)
         with torch.device("meta"):
             net = UNet(config)

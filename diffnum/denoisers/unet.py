@@ -78,7 +78,12 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """F(x, a): the raw network. x is scaled to unit variance, a = ln(sigma)/4 is the noise label of each row."""
+    """F(x, a): the raw network. x is scaled to unit variance, a = ln(sigma)/4 is the noise label of each row.
+
+    The label enters as sines and cosines of ``freq`` times it. New networks draw these frequencies from a Gaussian, as
+    Karras et al. (2022, arXiv:2206.00364) do; they are stored with the weights, and those of the shipped networks are
+    geometric.
+    """
 
     freq: Tensor
 
