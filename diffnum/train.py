@@ -127,6 +127,7 @@ class Denoising:
 
     kind = "edm"
     defaults = 128, 7e-4, 180_000  # batch, peak rate, half-life of the average
+    clip = 1.0  # of the gradient's norm
 
     def __init__(self, root: str | os.PathLike[str] | None, where: torch.device) -> None:
         self.pixels = Pixels.find(root, where)
@@ -417,7 +418,7 @@ def train(
             losses.mean().backward()
             if world > 1:
                 _average_gradients(net, world)
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(net.parameters(), task.clip)
             run.optimiser.step()
             run.step, run.images = run.step + 1, run.images + batch
             # a short run must not average over its start: at most a tenth of what has been seen
