@@ -123,9 +123,10 @@ $(STAMPS)/book: $(STAMPS)/dev $(LIBRARY) $(LABS) $(PAGES)
 
 gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train both networks on it (80 minutes)
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	$(PY) -m diffnum.train --size large --minutes 60 --batch 512 --lr 1e-3 --warmup 1000 --average 500000 --out .runs/cifar10
-	$(PY) -m diffnum.train --kind blurring --init .runs/cifar10/cifar10.safetensors --minutes 20 --batch 512 --lr 4e-4 \
-	  --out .runs/cifar10-blurring
+	$(PY) -m diffnum.train --size large --minutes 60 --batch 512 --lr 1e-3 --warmup 1000 --average 500000 \
+	  --out .runs/gpu/cifar10 --resume
+	$(PY) -m diffnum.train --kind blurring --init .runs/gpu/cifar10/cifar10.safetensors --minutes 20 --batch 512 \
+	  --lr 4e-4 --out .runs/gpu/cifar10-blurring --resume
 
 # Wants a quiet machine; writes what the book's page on work and precision shows.
 bench: $(STAMPS)/dev ## time every solver against its hand-written form (5 minutes; not part of `make test`)
@@ -136,7 +137,7 @@ quality: $(STAMPS)/dev ## draw 1,000 images of every sampler of the quality chap
 	$(PY) -m tests.benchmarks.quality $(ARGS)
 	$(PY) -m tests.benchmarks.quality --score $(ARGS)
 
-gallery: $(STAMPS)/dev ## errors, orders and contact sheets of every solver with the shipped network (20 minutes)
+gallery: $(STAMPS)/dev ## errors, orders and contact sheets of every solver with the shipped network (less than an hour)
 	$(PY) -m tests.benchmarks.gallery $(ARGS)
 
 # --------------------------------------------------------------------------------------------------------- upkeep

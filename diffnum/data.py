@@ -4,7 +4,8 @@ The data set is not part of this package. :func:`cifar10` finds it in a folder (
 variable ``DIFFNUM_DATA``) or downloads the canonical archive once and verifies it. It understands
 
 - ``cifar-10-python.tar.gz``, the canonical archive, or its extracted folder ``cifar-10-batches-py``: exact pixels;
-- a tree ``train/<class>/*.jpg|png`` and ``test/<class>/*``, as a folder or a zip: what others often pass on;
+- a tree ``train/<class>/*.jpg|png`` and ``test/<class>/*``, as a folder or a zip: what others often pass on. Its pixels
+  count as exact if every file is a PNG;
 - ``cifar10-lossless.npz`` with ``train_x``, ``train_y``, ``test_x``, ``test_y``: exact pixels of a subset;
 - ``cifar10-pack.tar``, written by :func:`pack`: JPEG copies and exact pixels in one small file that travels.
 """
@@ -16,9 +17,11 @@ import io
 import lzma
 import os
 import pickle
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -129,36 +132,49 @@ def _find(place: Path, split: str, exact: bool) -> Images | None:
         )
     if PACK in by_name:
         path = by_name[PACK]
+        exact = exact or split == "test"  # its test images are exact ones only
         return _cached(path, f"{split}-exact" if exact else split, lambda: _unpack(path, split, exact), exact)
-    if not exact:
-        if place.is_dir() and (place / split).is_dir():
-            tree = place / split
-            return _cached(
-                tree,
-                split,
-                lambda: _decode(
-                    (f"{split}/{p.parent.name}/{p.name}", p.read_bytes()) for p in sorted(tree.glob("*/*"))
-                ),
-                False,
-            )
-        for path in (p for p in inside if p.suffix == ".zip"):
-            with zipfile.ZipFile(path) as z:
-                names = sorted(n for n in z.namelist() if f"{split}/" in n and n.lower().endswith(PICTURES))
-            if names:
-                return _cached(path, split, lambda: _decode(_zip_members(path, names)), False)  # noqa: B023
+    if place.is_dir() and (place / split).is_dir():
+        tree = place / split
+        files = [p for p in sorted(tree.glob("*/*")) if p.name.lower().endswith(PICTURES)]
+        lossless = all(p.suffix.lower() == ".png" for p in files)
+        if files and (lossless or not exact):
+            members = ((f"{split}/{p.parent.name}/{p.name}", p.read_bytes()) for p in files)
+            return _cached(tree, split, lambda: _decode(members), lossless)
+    for path in (p for p in inside if p.suffix == ".zip"):
+        names = _pictures(path, split)
+        lossless = all(name.lower().endswith(".png") for name in names)
+        if names and (lossless or not exact):
+            return _cached(path, split, lambda: _decode(_zip_members(path, names)), lossless)  # noqa: B023
     if LOSSLESS in by_name:
-        try:
-            with np.load(by_name[LOSSLESS]) as z:
-                return Images(z[f"{split}_x"], z[f"{split}_y"].astype(np.int64), True, LOSSLESS)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DiffnumError(f"{by_name[LOSSLESS]} cannot be read ({error}); copy it again") from None
+        with _reading(by_name[LOSSLESS]), np.load(by_name[LOSSLESS]) as z:
+            return Images(z[f"{split}_x"], z[f"{split}_y"].astype(np.int64), True, LOSSLESS)
     return None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """One error for every kind of damage: zip, tar, pickle, lzma and Pillow raise a dozen types for a flipped bit."""
+    try:
+        yield
+    except DiffnumError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise DiffnumError(f"{path} cannot be read as CIFAR-10 ({reason}); copy or download it again") from None
+
+
+def _pictures(path: Path, split: str) -> list[str]:
+    """Names of the pictures of a split in a zip of class folders."""
+    with _reading(path), zipfile.ZipFile(path) as z:
+        return sorted(n for n in z.namelist() if f"/{split}/" in f"/{n}" and n.lower().endswith(PICTURES))
 
 
 def _cached(path: Path, key: str, read: Any, exact: bool) -> Images:
     """Decode once; keep the arrays beside the downloads under a name that changes when the source does."""
-    stat = path.stat()
-    tag = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{key}".encode()).hexdigest()[:16]
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    state = [(p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    tag = hashlib.sha256(f"{path.resolve()}|{state}|{key}".encode()).hexdigest()[:16]
     file = cache() / "decoded" / f"cifar10-{key}-{tag}.npz"
     if file.is_file():
         try:
@@ -166,10 +182,8 @@ def _cached(path: Path, key: str, read: Any, exact: bool) -> Images:
                 return Images(z["images"], z["labels"], exact, path.name)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             pass  # an interrupted disk; decode anew
-    try:
+    with _reading(path):
         images, labels = read()
-    except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError) as error:
-        raise DiffnumError(f"{path} cannot be read as CIFAR-10 ({error}); copy or download it again") from None
     if len(images) == 0:
         raise DiffnumError(f"{path} holds no {key} images of 32x32 pixels; {_advice()}")
     try:
@@ -237,10 +251,11 @@ def _decode(members: Iterable[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarra
 
 
 def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] | None = None) -> Path:
-    """Write ``cifar10-pack.tar`` (about 35 MiB) for a training machine that cannot download anything.
+    """Write what a training machine needs that cannot download anything: ``cifar10-pack.tar`` (30 MB), and the code.
 
-    It holds the pictures of a class-folder zip joined and xz-compressed together, since their headers repeat (half of
-    their size), and the exact-pixel subset as lossless WebP sheets. The canonical archive needs no pack: copy that.
+    The file holds the pictures of a class-folder zip joined and xz-compressed together, since their headers repeat
+    (half of their size), and the exact-pixel subset as lossless WebP sheets; with the canonical archive copy that
+    instead. Beside it lies the package without its weights, so that ``python -m diffnum.train --data .`` runs there.
     """
     from PIL import Image
 
@@ -249,9 +264,9 @@ def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] 
     zips = sorted(place.glob("*.zip")) if place.is_dir() else [place]
     if not zips or not zips[0].is_file():
         raise DiffnumError(f"no zip of class folders under {place} to pack; {_advice()}")
-    with zipfile.ZipFile(zips[0]) as z:
-        names = sorted(n for n in z.namelist() if n.startswith("train/") and n.lower().endswith(PICTURES))
-        blobs = [z.read(n) for n in names]
+    names = _pictures(zips[0], "train")
+    with _reading(zips[0]):
+        blobs = [blob for _, blob in _zip_members(zips[0], names)]
     listing = "\n".join(f"{n} {len(b)}" for n, b in zip(names, blobs, strict=True)).encode()
     parts = {"names.xz": lzma.compress(listing), "pictures.xz": lzma.compress(b"".join(blobs), preset=6)}
     for split in ("train", "test"):
@@ -273,6 +288,9 @@ def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] 
                 info.size = len(blob)
                 tar.addfile(info, io.BytesIO(blob))
 
+    code = Path(__file__).parent
+    skip = shutil.ignore_patterns("weights", "__pycache__")
+    shutil.copytree(code, target.parent / code.name, ignore=skip, dirs_exist_ok=True)
     return write(target, content)
 
 

@@ -174,6 +174,7 @@ def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> 
         "n": len(pictures),
         "nfe": nfe,
         "lost": lost,
+        "dtype": {"state": "float32", "network": "bfloat16" if recipe["half"] else "float32"},
         "images_sha256": hashlib.sha256(pictures.tobytes()).hexdigest(),
         "features_sha256": network.sha256,
         "statistics_sha256": reference.sha256,

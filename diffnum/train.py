@@ -41,8 +41,9 @@ from diffnum import data as datasets
 from diffnum.dct import dct2, idct2
 from diffnum.denoisers import network as nets
 from diffnum.denoisers.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, BlurringNetwork, Config, Network, UNet
+from diffnum.devices import existing
 from diffnum.errors import DiffnumError
-from diffnum.features import Classification
+from diffnum.features import Classification, pixels
 from diffnum.files import write
 
 LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 250)
@@ -70,8 +71,8 @@ class Pixels:
         about = {"exact": {"source": exact.source, "images": len(exact), "sha256": exact.sha256}}
         if full is not exact and len(full) > len(exact):
             about["copies"] = {"source": full.source, "images": len(full), "sha256": full.sha256}
-        lossy = to_device(full, device) if "copies" in about else None
-        return cls(to_device(exact, device), lossy, about)
+        lossy = pixels(full.images).to(device) if "copies" in about else None
+        return cls(pixels(exact.images).to(device), lossy, about)
 
     def draw(self, n: int, level: Tensor, generator: torch.Generator) -> Tensor:
         """Random flipped images (n, 3, 32, 32) in [-1, 1]; row i suits the noise ``level[i]``."""
@@ -85,11 +86,6 @@ class Pixels:
             x = torch.where((v < share)[:, None, None, None], x, copies)
         x = torch.where((flip < 0.5)[:, None, None, None], x, x.flip(3))
         return x.float() / 127.5 - 1
-
-
-def to_device(images: datasets.Images, device: torch.device) -> Tensor:
-    """uint8 (N, 3, 32, 32) on the device."""
-    return torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous().to(device)
 
 
 def statistics(pixels: Pixels) -> dict[str, Tensor]:
@@ -132,7 +128,7 @@ class Denoising:
     def __init__(self, root: str | os.PathLike[str] | None, where: torch.device) -> None:
         self.pixels = Pixels.find(root, where)
         self.about = self.pixels.about
-        self.test = to_device(datasets.cifar10(root, "test", exact=True), where)
+        self.test = pixels(datasets.cifar10(root, "test", exact=True).images).to(where)
         self.stats = statistics(self.pixels)
         self.spectrum = self.stats["spectrum"].to(where)
 
@@ -177,7 +173,7 @@ class BlurredDenoising(Denoising):
         device, spectrum = self.test.device, self.spectrum
         u = (torch.arange(n, device=device) + torch.rand(n, device=device, generator=generator)) / n
         t = u.double() ** 1.5
-        level = torch.tan(math.pi / 2 * (t + 0.004) / 1.008)
+        level = nets.blurring_level(t)
         y0 = dct2(self.pixels.draw(n, level.float(), generator))
         z = torch.randn(y0.shape, device=device, generator=generator)
         sigma = level[:, None, None] / nets.blur_damping(t)
@@ -219,7 +215,7 @@ def validate(
             x0 = part.float() / 127.5 - 1
             z = torch.randn(x0.shape, generator=generator).to(x0)
             if isinstance(denoiser, BlurringNetwork):
-                sigma = math.tan(math.pi / 2 * (level + 0.004) / 1.008) / nets.blur_damping(level)
+                sigma = nets.blurring_level(torch.tensor(level, dtype=torch.float64)) / nets.blur_damping(level)
                 y0, s = dct2(x0), sigma.to(x0)
                 e = denoiser.posterior_eps(y0 + s * z, sigma)
                 total += float((s * (e - z)).square().double().sum())
@@ -276,7 +272,7 @@ class Run:
             numbers, before = json.loads(text["numbers"]), json.loads(text["settings"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DiffnumError(f"cannot resume from {path} ({error}); delete it to start anew") from None
-        if changed := [k for k in before if before[k] != settings.get(k)]:
+        if changed := [k for k in before if before[k] != settings.get(k) and k != "lr"]:
             raise DiffnumError(
                 f"{path} was written with other settings ({', '.join(f'{k}={before[k]}' for k in changed)}); "
                 "resume with the same ones, or choose another output folder"
@@ -341,7 +337,8 @@ def train(
     batch = usual[0] if batch is None else batch
     lr = usual[1] if lr is None else lr
     average = usual[2] if average is None else average
-    for what, number in (("batch", batch), ("lr", lr), ("minutes", minutes), ("images", images), ("average", average)):
+    positive = {"batch": batch, "lr": lr, "minutes": minutes, "images": images, "warmup": warmup, "average": average}
+    for what, number in {**positive, "validation_images": validation_images}.items():
         if number is not None and not number > 0:
             raise ValueError(f"{what} must be positive; got {number}")
     if not 0 <= seed < 2**32:
@@ -375,12 +372,17 @@ def train(
         "images": images, "init": start.sha256 if start else None,
     }  # fmt: skip
     checkpoint = folder / f"{name}.checkpoint.safetensors"
-    if resume and checkpoint.is_file():
+    if checkpoint.is_file():
+        if not resume:
+            raise DiffnumError(
+                f"{checkpoint} is of an earlier run; go on with it (resume=True, --resume) or choose another out"
+            )
         run.restore(checkpoint, settings)
-    if compile if compile is not None else where.type == "cuda":
-        forward: Any = torch.compile(net)
-    else:
-        forward = net
+    raw: Any = torch.compile(net) if (where.type == "cuda" if compile is None else compile) else net
+
+    def forward(*inputs: Tensor) -> Tensor:
+        with torch.autocast(where.type, torch.bfloat16, enabled=amp):  # the network alone: a DCT needs its digits
+            return raw(*inputs)
 
     def finish(rows: list[dict[str, float]], blob: bytes) -> None:
         write(folder / f"{name}.log.json", lambda file: file.write(json.dumps(run.log).encode()))
@@ -394,6 +396,12 @@ def train(
         }  # fmt: skip
         write(folder / f"{name}.safetensors", lambda file: file.write(blob))
         write(folder / f"{name}.json", lambda file: file.write(json.dumps(card, indent=1).encode()))
+
+    def diverged() -> DiffnumError:
+        return DiffnumError(
+            f"not finite at step {run.step}; the checkpoint, if there is one, is of before: resume with a lower lr "
+            f"(now {lr:g})"
+        )
 
     def check(count: int | None) -> tuple[list[dict[str, float]], bytes]:
         """Validate what would be shipped, half precision included."""
@@ -412,8 +420,7 @@ def train(
             for group in run.optimiser.param_groups:
                 group["lr"] = rate
             generator = torch.Generator(where).manual_seed((seed * 1_000_003 + run.step) * 1024 + rank)
-            with torch.autocast(where.type, torch.bfloat16, enabled=amp):
-                losses, levels = task.loss(forward, batch // world, generator)
+            losses, levels = task.loss(forward, batch // world, generator)
             run.optimiser.zero_grad(set_to_none=True)
             losses.mean().backward()
             if world > 1:
@@ -432,13 +439,15 @@ def train(
                     entry = bins.setdefault(bin_, [0.0, 0.0])
                     entry[0], entry[1] = entry[0] + loss, entry[1] + 1
                 if not math.isfinite(sum(e[0] for e in bins.values())):
-                    raise DiffnumError(f"the loss is not finite at step {run.step}; lower lr (now {lr:g}) and resume")
+                    raise diverged()
             run.seconds = _agree(run.seconds + time.monotonic() - tick, world, where)
             if rank == 0:
                 show(done, losses, run)
                 now = time.monotonic()
                 due = now - checked > validate_every
                 if due or now - saved > save_every:
+                    if not all(bool(p.isfinite().all()) for p in net.parameters()):
+                        raise diverged()
                     entry_: dict[str, Any] = {"images": run.images, "seconds": run.seconds, "rate": rate}
                     entry_["loss"] = {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())}
                     bins = {}
@@ -452,10 +461,11 @@ def train(
                         checked = time.monotonic()
                     saved = time.monotonic()
     if rank == 0:
-        run.log.append({
-            "images": run.images, "seconds": run.seconds, "rate": 0.0,
-            "loss": {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())},
-        })  # fmt: skip
+        if bins or not run.log:  # a run that was killed after its last step has nothing to add
+            run.log.append({
+                "images": run.images, "seconds": run.seconds, "rate": 0.0,
+                "loss": {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())},
+            })  # fmt: skip
         run.save(checkpoint, settings)
         rows, blob = check(None)
         run.log[-1]["validation"] = rows
@@ -469,16 +479,10 @@ def _processes(device: str | None) -> tuple[int, int, torch.device]:
     """(rank, number of processes, device), from the environment that torchrun sets."""
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        where = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N'; got {name!r}") from None
+    local = os.environ.get("LOCAL_RANK")
+    where = existing(f"cuda:{local}" if name == "cuda" and local else name) or torch.device("cpu")
     if where.type == "cuda":
-        if not torch.cuda.is_available():
-            raise DiffnumError(f"device {name!r} was asked for, but this machine has no usable GPU; use device='cpu'")
-        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", where.index or 0)))
         torch.cuda.set_device(where)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if world > 1:
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     return rank, world, where

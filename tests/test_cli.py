@@ -60,7 +60,8 @@ def documented():
     files = [*ROOT.glob("*.md"), *ROOT.glob("book/**/*.md"), *ROOT.glob("diffnum/weights/*.md")]
     for path in sorted(files):
         for line in path.read_text("utf-8").replace("\\\n", " ").splitlines():
-            if line.strip().startswith("diffnum "):
+            line = line.strip().removeprefix("$ ")
+            if line.startswith("diffnum "):
                 words = shlex.split(line, comments=True)
                 yield pytest.param(words[1:], id=f"{path.name}: {' '.join(words)}")
 

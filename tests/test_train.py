@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -13,6 +16,7 @@ from diffnum import data as datasets
 from diffnum import train as training
 from diffnum.denoisers.network import BlurringNetwork, Config, load
 from diffnum.errors import DiffnumError
+from diffnum.features import pixels
 
 TINY = Config((16, 32), (False, True), 1, 1, 32, 8)
 
@@ -61,16 +65,14 @@ def test_training_lowers_the_loss(folder, tmp_path, kind):
     assert isinstance(network, BlurringNetwork) == (kind == "blurring")
     assert card["images"] == 400 and card["data"]["copies"]["images"] == 48 and card["data"]["exact"]["images"] == 24
     assert card["sha256"] == network.sha256
-    rows = training.validate(
-        network, training.to_device(datasets.cifar10(folder, "test", exact=True), torch.device("cpu"))
-    )
+    rows = training.validate(network, pixels(datasets.cifar10(folder, "test", exact=True).images))
     assert rows == card["validation"]  # the card holds what the shipped file does
 
 
 @pytest.mark.parametrize("kind", ["edm", "features"])
 def test_a_killed_run_continues_exactly(folder, tmp_path, monkeypatch, kind):
-    task, steps = training.TASKS[kind], []
-    whole = training.train(**options(folder, tmp_path / "a" / "net", kind=kind, images=64))
+    task, steps, size = training.TASKS[kind], [], TINY if kind == "edm" else "small"
+    whole = training.train(**options(folder, tmp_path / "a" / "net", kind=kind, images=64, size=size))
     loss = task.loss
 
     def die(*arguments):
@@ -80,7 +82,7 @@ def test_a_killed_run_continues_exactly(folder, tmp_path, monkeypatch, kind):
         return loss(*arguments)
 
     monkeypatch.setattr(task, "loss", die)
-    again = options(folder, tmp_path / "b" / "net", kind=kind, images=64, save_every=0.0)
+    again = options(folder, tmp_path / "b" / "net", kind=kind, images=64, save_every=0.0, size=size)
     with pytest.raises(KeyboardInterrupt):
         training.train(**again)
     monkeypatch.setattr(task, "loss", loss)
@@ -152,6 +154,9 @@ def test_classes_folder_zip_pack_and_batches_agree(folder, tmp_path):
         assert (other.images == from_zip.images).all() and (other.labels == from_zip.labels).all()
     exact, again = datasets.cifar10(folder, "test", exact=True), datasets.cifar10(packed.parent, "test", exact=True)
     assert exact.exact and again.exact and (exact.images == again.images).all() and exact.sha256 == again.sha256
+    assert datasets.cifar10(packed.parent, "test").exact  # the pack has no JPEG copies of them
+    code = packed.parent / "diffnum"
+    assert (code / "train.py").is_file() and not (code / "weights").exists()
     assert exact.tensor([0, 1]).shape == (2, 3, 32, 32) and exact.tensor().abs().max() <= 1
 
     batches = tmp_path / datasets.FOLDER
@@ -164,7 +169,6 @@ def test_classes_folder_zip_pack_and_batches_agree(folder, tmp_path):
 
 
 def test_a_batch_that_is_not_one(tmp_path):
-    import os
     import pickle
 
     class Harm:
@@ -179,7 +183,63 @@ def test_a_batch_that_is_not_one(tmp_path):
         datasets.cifar10(tmp_path)
 
 
-def test_damaged_archive(tmp_path):
-    (tmp_path / datasets.ARCHIVE).write_bytes(b"not it")
-    with pytest.raises(DiffnumError, match="incomplete"):
-        datasets.cifar10(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [(datasets.ARCHIVE, "incomplete"), ("cifar10-jpeg.zip", "cannot be read"), (datasets.LOSSLESS, "cannot be read"),
+     (datasets.PACK, "cannot be read")],
+)  # fmt: skip
+def test_damaged_files_are_one_line(folder, tmp_path, name, match):
+    for blob in (b"", b"not it"):
+        (tmp_path / name).write_bytes(blob)
+        with pytest.raises(DiffnumError, match=match):
+            datasets.cifar10(tmp_path)
+
+
+def test_a_tree_that_grew_is_read_anew_and_pictures_without_loss_are_exact(tmp_path):
+    for i in range(2):
+        for name in datasets.CLASSES:
+            place = tmp_path / "train" / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (i, 0, 0)).save(place / f"{i}.png")
+        found = datasets.cifar10(tmp_path)
+        assert len(found) == 10 * (i + 1) and found.exact
+    Image.new("RGB", (32, 32)).save(tmp_path / "train" / "cat" / "2.jpg")
+    assert not datasets.cifar10(tmp_path).exact
+    with pytest.raises(DiffnumError, match="no exact-pixel"):
+        datasets.cifar10(tmp_path, exact=True)
+
+
+def test_nothing_good_is_written_over(folder, tmp_path, monkeypatch):
+    """Neither by a second run in the same folder, nor by one that diverges."""
+    given = options(folder, tmp_path / "net", images=64, save_every=0.0)
+    loss, seen = training.Denoising.loss, []
+
+    def diverge(*arguments):
+        seen.append(1)
+        found, levels = loss(*arguments)
+        return (found * float("nan") if len(seen) > 4 else found), levels
+
+    monkeypatch.setattr(training.Denoising, "loss", diverge)
+    with pytest.raises(DiffnumError, match="not finite at step 5"):
+        training.train(**given)
+    monkeypatch.setattr(training.Denoising, "loss", loss)
+    kept = (tmp_path / "net" / "net.checkpoint.safetensors").read_bytes()
+    with pytest.raises(DiffnumError, match="earlier run"):
+        training.train(**given)
+    assert (tmp_path / "net" / "net.checkpoint.safetensors").read_bytes() == kept
+    path = training.train(**{**given, "lr": 1e-3}, resume=True)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["images"] == 64 and np.isfinite([row["mse"] for row in card["validation"]]).all()
+
+
+def test_two_processes_train_one_network(folder, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "diffnum.train"]
+    command += ["--size", "tiny", "--images", "32", "--batch", "16", "--device", "cpu", "--validation-images", "8"]
+    command += ["--data", str(folder), "--out", str(tmp_path / "net")]
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert run.returncode == 0, run.stderr
+    card = json.loads((tmp_path / "net" / "net.json").read_text())
+    assert card["processes"] == 2 and card["images"] == 32

@@ -80,7 +80,11 @@ class Wiener:
 
 
 class _Weights:
-    """A U-Net kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients."""
+    """A U-Net kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients.
+
+    On a GPU, PyTorch's float32 convolutions round to ten bits (TF32) by default, which hides errors below 1e-3. Where
+    that matters, set ``torch.backends.cudnn.conv.fp32_precision = "ieee"`` first.
+    """
 
     half = False  # whether the network runs in bfloat16
 
@@ -176,7 +180,7 @@ class Network(_Weights):
             else:
                 out = (SIGMA_DATA**2 / root / root).to(z) * z + (s / root * SIGMA_DATA).to(z) * f
         if high:
-            e = self.wiener.eps(z, s.to(z))
+            e = self.wiener.eps(z, s.clamp_min(SIGMA_MIN).to(z))  # a row at 0 has weight 0 here
             far = e if want_eps else z - s.to(z) * e
             out = far if out is None else out + w * (far - out)
         assert out is not None
@@ -272,8 +276,13 @@ class BlurringNetwork(_Weights):
         return out.to(y.dtype)
 
 
+def blurring_level(t: Tensor) -> Tensor:
+    """Noise-to-signal ratio tan(pi/2 (t + 0.004)/1.008) of the unblurred frequency at time t."""
+    return torch.tan(math.pi / 2 * (t + 0.004) / 1.008)
+
+
 def blurring_time(level: float) -> float:
-    """Time t at which the unblurred frequency has noise-to-signal ratio ``level`` = tan(pi/2 (t + 0.004)/1.008)."""
+    """Inverse of :func:`blurring_level`."""
     return 1.008 * 2 / math.pi * math.atan(level) - 0.004
 
 
@@ -377,13 +386,12 @@ def from_bytes(
         with torch.device("meta"):
             net = UNet(config)
         net.load_state_dict(weights, assign=True)
+        if metadata.get("kind") == "blurring":
+            return BlurringNetwork(net, tensors["stats.spectrum"], **metadata["blurring"], sha256=sha256, card=card)
     except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise DiffnumError(
             f"{source} is not a diffnum network: {str(error).splitlines()[0]}; get a fresh copy of the file"
         ) from None
-    if metadata.get("kind") == "blurring":
-        settings = metadata["blurring"]
-        return BlurringNetwork(net, tensors["stats.spectrum"], **settings, sha256=sha256, card=card)
     wiener = Wiener(tensors["stats.mean"], tensors["stats.cov"]) if "stats.cov" in tensors else None
     return Network(net, wiener, sha256, card)
 

@@ -247,7 +247,8 @@ def same(steps: int) -> float:
 
 def along() -> dict[str, Any]:
     """What single precision changes in the noise prediction, root mean squares at the noise levels of a path."""
-    file, given, row = KEPT / "along.npz", problem("vp"), Row(**BEST)
+    given, row = problem("vp"), Row(**BEST)
+    file = KEPT / f"along-{given.denoiser.sha256[:12]}-{STARTS}-{SEED}-{PATH}.npz"
     times = named.grid(GRIDS["vp"])(given.process, PATH)
     if not file.is_file():
         u = given.prior((STARTS, 3, 32, 32), dtype=torch.float64, seed=SEED)

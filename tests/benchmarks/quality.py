@@ -5,7 +5,7 @@ are kept under ``.runs/quality``: a run that was stopped goes on where it was, a
 smaller one. Options: ``-n 1000`` images from common seeds, ``--long 500`` for the cells above 260 evaluations,
 ``--device`` and ``--batch``, ``--score`` to score what is complete without drawing anything. Cells that are
 not drawn stay blank. With ``--data`` (see :func:`diffnum.data.cifar10`) the metric itself is tried on real images, and
-the results kept.
+the results kept as long as the feature network is the same.
 """
 
 import argparse
@@ -94,6 +94,7 @@ def sanity(root: str) -> dict:
     lossless = data.cifar10(root, "test", exact=True)
     return {
         "images": {"train": train.sha256, "test": test.sha256},
+        "features_sha256": network.sha256,
         "halves": {"distance": metrics.frechet(halves[1], half), "floor": metrics.frechet_floor(half, len(halves[1]))},
         "test": vars(metrics.estimate(metrics.frechet, network(test.images, test.exact), reference)),
         "noise": {str(s): distance(noisy(s)) for s in (0, 4, 8, 16, 32, 64)},
@@ -134,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
             if n < FEWEST:
                 continue
         begun = time.perf_counter()
-        drawn, nfe, lost = quality.images(plan, n, given.folder)
+        drawn, nfe, lost = quality.images(plan, n, given.folder, device=given.device)
         found[name, budget] = drawn
         print(f"{name:20} {nfe:5d} evaluations, {n} images: {time.perf_counter() - begun:6.0f} s", flush=True)
         if not given.score:
@@ -142,8 +143,11 @@ def main(arguments: list[str] | None = None) -> None:
         first = (features.load()(drawn[:20]).mean(0) - quality.statistics().mean).norm().item()  # cheap to try again
         results.append({"name": name, "budget": budget, **quality.score(plan, drawn, nfe, lost), "first_20": first})
     if given.score:
-        before = json.loads(OUT.read_text()) if OUT.is_file() else {}
-        tried = sanity(given.data) if given.data else before.get("sanity")
+        if not results:
+            raise SystemExit(f"{given.folder} holds no images of these networks, {OUT.name} stays; run without --score")
+        before = json.loads(OUT.read_text()).get("sanity") if OUT.is_file() else None
+        current = before is not None and before["features_sha256"] == features.load().sha256
+        tried = sanity(given.data) if given.data else before if current else None
         about = {"cells": results, "claims": judge(found), "sanity": tried}
         write(OUT, lambda file: file.write((json.dumps(about, indent=1) + "\n").encode()))
         print(f"-> {OUT}")
