@@ -125,6 +125,16 @@ def test_a_killed_run_goes_on_and_gives_the_same_images(tmp_path):
 
 
 @weights
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_device_changes_nothing_that_can_be_seen(tmp_path, device):
+    plan = quality.recipe(**{**SMALL, "half": False})
+    here, there = (quality.images({**plan, "device": d}, 4, tmp_path / d)[0] for d in ("cpu", device))
+    assert np.abs(here.astype(int) - there).mean() < 0.5
+    network = features.load()
+    assert torch.allclose(network.to(device)(here), network(here), rtol=0, atol=0.02)
+
+
+@weights
 def test_recipes_that_differ_do_not_share_images(tmp_path):
     first, second = (quality.images(quality.recipe(**{**SMALL, **more}), 2, tmp_path)[0] for more in ({}, {"seed": 1}))
     assert not np.array_equal(first, second) and len(list(tmp_path.iterdir())) == 2

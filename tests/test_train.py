@@ -69,6 +69,15 @@ def test_training_lowers_the_loss(folder, tmp_path, kind):
     assert rows == card["validation"]  # the card holds what the shipped file does
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", training.TASKS)
+def test_training_on_a_gpu(folder, tmp_path, kind):
+    size = TINY if kind != "features" else "small"
+    given = options(folder, tmp_path / "net", kind=kind, images=16, device="cuda", amp=True, size=size)
+    card = json.loads(training.train(**given).with_suffix(".json").read_text())
+    assert card["images"] == 16 and np.isfinite([list(row.values()) for row in card["validation"]]).all()
+
+
 @pytest.mark.parametrize("kind", ["edm", "features"])
 def test_a_killed_run_continues_exactly(folder, tmp_path, monkeypatch, kind):
     task, steps, size = training.TASKS[kind], [], TINY if kind == "edm" else "small"
