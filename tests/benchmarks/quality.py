@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not results:
             raise SystemExit(f"{given.folder} holds no images of these networks, {OUT.name} stays; run without --score")
         before = json.loads(OUT.read_text()).get("sanity") if OUT.is_file() else None
-        current = before is not None and before["features_sha256"] == features.load().sha256
+        current = before is not None and before.get("features_sha256") == features.load().sha256
         tried = sanity(given.data) if given.data else before if current else None
         about = {"cells": results, "claims": judge(found), "sanity": tried}
         write(OUT, lambda file: file.write((json.dumps(about, indent=1) + "\n").encode()))
