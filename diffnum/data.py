@@ -180,7 +180,7 @@ def _cached(path: Path, key: str, read: Any, exact: bool) -> Images:
         try:
             with np.load(file) as z:
                 return Images(z["images"], z["labels"], exact, path.name)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # as many kinds as in `_reading`
             pass  # an interrupted disk; decode anew
     with _reading(path):
         images, labels = read()

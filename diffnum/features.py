@@ -169,8 +169,8 @@ def from_bytes(blob: bytes, source: str = "weights", sha256: str = "", card: dic
 class Classification:
     """The training task ``features`` of :func:`diffnum.train.train`: cross-entropy with smoothed labels on JPEG copies.
 
-    Recipe, but for its length, and start of K. Jordan 2024 (arXiv:2404.00498): stochastic gradients with Nesterov's
-    momentum 0.85 and weight decay 1.33e-3; images are mirrored, shifted by up to four pixels, and lose a square of ten.
+    Stochastic gradients with Nesterov's momentum 0.85 and weight decay 1.33e-3, and the start, are those of K. Jordan
+    2024 (arXiv:2404.00498); images are mirrored, shifted by up to four pixels, and lose a square of ten.
     """
 
     defaults = 512, 0.6, 10_000  # batch, peak rate, half-life of the average

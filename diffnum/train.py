@@ -397,6 +397,11 @@ def train(
         write(folder / f"{name}.safetensors", lambda file: file.write(blob))
         write(folder / f"{name}.json", lambda file: file.write(json.dumps(card, indent=1).encode()))
 
+    def record(rate: float, bins: dict[int, list[float]]) -> dict[str, Any]:
+        """An entry of the log: where the run is, and the mean loss at every noise level since the last one."""
+        loss = {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())}
+        return {"images": run.images, "seconds": run.seconds, "rate": rate, "loss": loss}
+
     def diverged() -> DiffnumError:
         return DiffnumError(
             f"not finite at step {run.step}; the checkpoint, if there is one, is of before: resume with a lower lr "
@@ -448,8 +453,7 @@ def train(
                 if due or now - saved > save_every:
                     if not all(bool(p.isfinite().all()) for p in net.parameters()):
                         raise diverged()
-                    entry_: dict[str, Any] = {"images": run.images, "seconds": run.seconds, "rate": rate}
-                    entry_["loss"] = {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())}
+                    entry_ = record(rate, bins)
                     bins = {}
                     if due:
                         rows, blob = check(validation_images)
@@ -462,10 +466,7 @@ def train(
                     saved = time.monotonic()
     if rank == 0:
         if bins or not run.log:  # a run that was killed after its last step has nothing to add
-            run.log.append({
-                "images": run.images, "seconds": run.seconds, "rate": 0.0,
-                "loss": {str(2.0**b): s / c for b, (s, c) in sorted(bins.items())},
-            })  # fmt: skip
+            run.log.append(record(0.0, bins))
         run.save(checkpoint, settings)
         rows, blob = check(None)
         run.log[-1]["validation"] = rows

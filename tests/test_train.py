@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,14 @@ def test_a_killed_run_continues_exactly(folder, tmp_path, monkeypatch, kind):
     assert not list(resumed.parent.glob("*.part"))
     with pytest.raises(DiffnumError, match="batch=8"):
         training.train(**{**again, "batch": 4}, resume=True)
+
+
+def test_the_documented_command_was_repeated():
+    run = json.loads((Path(__file__).parents[1] / "book" / "results" / "training.json").read_text("utf-8"))["cifar10"]
+    for again, first in zip(run["repeated"], run["log"], strict=False):
+        assert again["images"] == first["images"] and set(again["loss"]) == set(first["loss"])
+        assert all(abs(value / first["loss"][level] - 1) < 1.3e-3 for level, value in again["loss"].items())
+    assert run["repeated"][-1]["images"] == 23_040
 
 
 def test_starting_from_a_network(folder, tmp_path):
