@@ -710,8 +710,8 @@ def train(
     images: int = typer.Option(None, help="Stop after this many images."),
     size: str = typer.Option("small", help="tiny, small (5.0 M parameters) or large (7.7 M)."),
     init: str = typer.Option(None, help="Start from this network (a name or a .safetensors file)."),
-    batch: int = typer.Option(None, help="Images per step; by default 128, for features 512."),
-    lr: float = typer.Option(None, help="Peak learning rate; by default 0.0007, for features 0.6."),
+    batch: int = typer.Option(None, help="Images per step; by default 128, for features 1000."),
+    lr: float = typer.Option(None, help="Peak learning rate; by default 0.0007, for features 0.2."),
     warmup: int = typer.Option(300, help="Steps until the peak rate."),
     average: int = typer.Option(
         None, help="Half-life, in images, of the moving average; by default 180000, for features 10000."

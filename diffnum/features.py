@@ -1,4 +1,4 @@
-r"""The feature network behind our sample-quality distances: a small residual classifier of CIFAR-10.
+r"""The feature network behind our sample-quality distances: a small classifier of CIFAR-10.
 
 A distance between sets of images (:mod:`diffnum.metrics`) compares the distributions of *features*: here the last
 hidden layer, 256 numbers, of a classifier trained on CIFAR-10 by ``diffnum train --kind features``. The distances are
@@ -7,8 +7,9 @@ ours, then, and comparable only with each other: they are not the FID, whose fea
 
 **Like with like.** The training images of the shipped network, and of its reference statistics, were JPEG copies.
 A classifier sees whether an image went through JPEG, so every image that has exact pixels, a sample above all, goes
-through the same compression (:func:`jpeg`) before its features are computed. Features and logits are means over an
-image and its mirror image.
+through the same compression (:func:`jpeg`) before its features are computed. Features and logits are means over six
+views of an image: itself, its copies shifted up and down by a pixel, which together weigh as much, and the mirror
+images of the three.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import copy
 import io
 import os
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ from diffnum.devices import existing
 from diffnum.errors import DiffnumError
 
 QUALITY = 75  # of the JPEG copies; with it Pillow halves the resolution of the colours (4:2:0), as theirs is
-WIDTHS = (24, 64, 256, 256)
-SHIFT, HOLE = 4, 10  # training images are shifted by up to so many pixels, and lose a square of so many
+WIDTHS = (24, 96, 288, 256)
+SHIFT, HOLE = 4, 8  # training images are shifted by up to so many pixels, and lose a square of so many
 
 
 def jpeg(images: np.ndarray) -> np.ndarray:
@@ -47,51 +48,51 @@ def jpeg(images: np.ndarray) -> np.ndarray:
     return out
 
 
-class Stage(nn.Module):
-    """Convolution and maximum over 2x2 pixels, then a residual convolution; batch normalisation after each."""
+class Convolution(nn.Module):
+    """3x3 convolution, optionally the maximum over 2x2 pixels, batch normalisation without gain, and GELU.
 
-    def __init__(self, cin: int, cout: int) -> None:
+    The weights are a matrix, a filter a row: that is what :class:`torch.optim.Muon` makes orthogonal steps for.
+    """
+
+    def __init__(self, cin: int, cout: int, halve: bool = False) -> None:
         super().__init__()
-        self.conv0, self.norm0 = nn.Conv2d(cin, cout, 3, padding=1, bias=False), nn.BatchNorm2d(cout)
-        self.conv1, self.norm1 = nn.Conv2d(cout, cout, 3, padding=1, bias=False), nn.BatchNorm2d(cout)
+        weight = nn.Conv2d(cin, cout, 3).weight.detach()
+        nn.init.dirac_(weight[:cin])  # what comes in is passed on at first: training starts faster
+        self.weight, self.norm, self.halve = nn.Parameter(weight.flatten(1)), nn.BatchNorm2d(cout, momentum=0.4), halve
+        self.norm.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, cin, h, w) -> (B, cout, h/2, w/2)."""
-        x = fn.relu(self.norm0(fn.max_pool2d(self.conv0(x), 2)))
-        return x + fn.relu(self.norm1(self.conv1(x)))
+        """x (B, cin, h, w) -> (B, cout, h, w), or half of h and w."""
+        x = fn.conv2d(x, self.weight.unflatten(1, (-1, 3, 3)), padding=1)
+        return fn.gelu(self.norm(fn.max_pool2d(x, 2) if self.halve else x))
 
 
 class Classifier(nn.Module):
-    """Residual network of three stages (after He et al. 2015, arXiv:1512.03385); 2.0 M parameters."""
+    """Three stages of convolutions behind a frozen one (after K. Jordan 2024, arXiv:2404.00498); 2.4 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, WIDTHS[0], 2), nn.BatchNorm2d(WIDTHS[0])
-        self.stages = nn.Sequential(*(Stage(a, b) for a, b in pairwise(WIDTHS)))
-        self.head = nn.Linear(WIDTHS[-1], len(datasets.CLASSES))
-        for module in self.stages.modules():
-            if isinstance(module, nn.Conv2d):  # what comes in is passed on at first: training starts faster
-                nn.init.dirac_(module.weight.data[: module.in_channels])
+        self.stem = nn.Conv2d(3, WIDTHS[0], 2).requires_grad_(False)
+        stages = ((Convolution(a, b, halve=True), Convolution(b, b)) for a, b in pairwise(WIDTHS))
+        self.stages = nn.Sequential(*chain.from_iterable(stages))
+        self.head = nn.Linear(WIDTHS[-1], len(datasets.CLASSES), bias=False)
 
     @torch.no_grad()
     def whiten(self, x: Tensor) -> None:
-        """Let the stem start as the principal directions, of either sign, of the 2x2 patches of images x (B, 3, H, W).
-
-        As K. Jordan 2024, arXiv:2404.00498.
-        """
+        """Make the stem the principal directions, of either sign, of the 2x2 patches of images x (B, 3, H, W)."""
         patches = fn.unfold(2 * x, 2).mT.flatten(0, 1)
         values, vectors = torch.linalg.eigh(patches.T.cov())
         axes = (vectors / (values + 5e-4).sqrt()).T.reshape(-1, *self.stem.weight.shape[1:])
         self.stem.weight.copy_(torch.cat([axes, -axes]))
 
     def features(self, x: Tensor) -> Tensor:
-        """x (B, 3, 32, 32) in [-1, 1] -> (B, 256): the last stage, averaged over its pixels."""
+        """x (B, 3, 32, 32) in [-1, 1] -> (B, 256): the last stage, its maximum over the pixels."""
         x = x.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
-        return self.stages(fn.relu(self.norm(self.stem(2 * x)))).mean((2, 3))
+        return self.stages(fn.gelu(self.stem(2 * x))).amax((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, 3, 32, 32) in [-1, 1] -> logits (B, 10)."""
-        return self.head(self.features(x))
+        return self.head(self.features(x)) / 9
 
 
 class Features:
@@ -132,7 +133,10 @@ class Features:
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             x = pixels(jpeg(part) if exact else part).to(where).float() / 127.5 - 1
-            out.append(((function(x) + function(x.flip(3))) / 2).double().cpu())
+            padded = fn.pad(x, (0, 0, 1, 1), "reflect")
+            views = (0.5, x), (0.25, padded[:, :, :-2]), (0.25, padded[:, :, 2:])
+            total = sum(weight * (function(view) + function(view.flip(3))) / 2 for weight, view in views)
+            out.append(total.double().cpu())
         return torch.cat(out)
 
 
@@ -166,14 +170,49 @@ def from_bytes(blob: bytes, source: str = "weights", sha256: str = "", card: dic
     return Features(net, sha256, card)
 
 
+class Muon(torch.optim.Muon):
+    """Orthogonal steps for matrices (K. Jordan et al. 2024) whose rows have a root mean square norm of one.
+
+    Normalisation follows the convolutions, so that the size of a matrix is no matter but for the size of its steps.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Normalise, and take the step."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.mul_(len(p) ** 0.5 / p.norm())
+        return super().step(closure)
+
+
+class Both:
+    """Two optimisers as one."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts, self.param_groups = parts, [group for part in parts for group in part.param_groups]
+        self.state = parts[0].state
+        for part in parts:
+            part.state = self.state
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """No gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """A step of each."""
+        for part in self.parts:
+            part.step()
+
+
 class Classification:
     """The training task ``features`` of :func:`diffnum.train.train`: cross-entropy with smoothed labels on JPEG copies.
 
-    Stochastic gradients with Nesterov's momentum 0.85 and weight decay 1.33e-3, and the start, are those of K. Jordan
-    2024 (arXiv:2404.00498); images are mirrored, shifted by up to four pixels, and lose a square of ten.
+    The recipe is that of K. Jordan 2024 (arXiv:2404.00498), with Muon for the convolutions; images are shifted by up to
+    SHIFT pixels, lose a square of HOLE, and are mirrored every other time.
     """
 
-    defaults = 512, 0.6, 10_000  # batch, peak rate, half-life of the average
+    defaults = 1000, 0.2, 10_000  # batch, peak rate, half-life of the average
     clip = float("inf")  # of the gradient's norm
 
     def __init__(self, root: str | os.PathLike[str] | None, where: torch.device) -> None:
@@ -192,23 +231,43 @@ class Classification:
             raise ValueError("init is for denoisers; a feature network starts anew")
         if size != "small":
             raise ValueError(f"size={size!r} is for denoisers; a feature network has one size, leave it out")
-        net: Any = Classifier()
+        net = Classifier()
         net.whiten(self.train[0][:5000].cpu().float() / 127.5 - 1)
-        return net.to(memory_format=torch.channels_last), {"widths": list(WIDTHS)}
+        return net, {"widths": list(WIDTHS)}
 
-    def optimiser(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
-        """Stochastic gradient descent with Nesterov momentum."""
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.85, nesterov=True, weight_decay=1.33e-3)
+    def optimiser(self, net: Any, lr: float) -> Both:
+        """Muon for the convolutions, stochastic gradients for their offsets and the head; Nesterov's momentum 0.85."""
+        head, moving = net.head.weight, [p for p in net.parameters() if p.requires_grad]
+        convolutions = [p for p in moving if p.ndim == 2 and p is not head]
+        groups = [
+            {"params": [p for p in moving if p.ndim == 1], "scale": 320.0, "weight_decay": 1.6e-5},
+            {"params": [head], "scale": 5.0, "weight_decay": 1e-3},
+        ]
+        return Both(
+            Muon(convolutions, lr=lr, momentum=0.85, weight_decay=0.0, ns_steps=3),
+            torch.optim.SGD(groups, lr=lr, momentum=0.85, nesterov=True),
+        )
 
-    def loss(self, net: Any, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def rows(self, first: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Which images are numbers ``first`` to ``first`` + n of an endless row of shuffled copies of the set.
+
+        And in which copy each of them lies, (n,) both.
+        """
+        count = len(self.train[0])
+        epoch, at = divmod(first, count)
+        epochs = range(epoch, epoch + (at + n - 1) // count + 1)
+        order = [torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + e)) for e in epochs]
+        return torch.cat(order)[at : at + n], (at + torch.arange(n)) // count + epoch
+
+    def loss(self, net: Any, n: int, generator: torch.Generator, first: int, seed: int) -> tuple[Tensor, Tensor]:
         """Loss per row (n,), and ones: the log sorts losses by noise level, and there is no noise here."""
         images, labels = self.train
         device = images.device
-        row, flip, *place = torch.rand(6, n, device=device, generator=generator)
-        row, pixel = (row * len(images)).long(), torch.arange(32, device=device)
+        row, epoch = (k.to(device) for k in self.rows(first, n, seed))
+        pixel, place = torch.arange(32, device=device), torch.rand(4, n, device=device, generator=generator)
         x = fn.pad(images[row].float() / 127.5 - 1, (SHIFT,) * 4, "reflect")
         i, j = ((shift * (2 * SHIFT + 1)).long()[:, None] + pixel for shift in place[:2])
-        j = torch.where((flip < 0.5)[:, None], j, j.flip(1))
+        j = torch.where(((row + epoch) % 2 == 0)[:, None], j, j.flip(1))
         x = x[torch.arange(n, device=device)[:, None, None], :, i[:, :, None], j[:, None, :]].permute(0, 3, 1, 2)
         up, left = ((pixel - ((32 - HOLE) * corner).round()[:, None]) // HOLE == 0 for corner in place[2:])
         x = x.masked_fill((up[:, :, None] & left[:, None, :])[:, None], 0.0)

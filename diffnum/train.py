@@ -140,11 +140,11 @@ class Denoising:
             net.load_state_dict({k: v.float() for k, v in start._state.items()})
         return net, json.loads(json.dumps(asdict(config)))
 
-    def optimiser(self, parameters: Any, lr: float) -> torch.optim.Optimizer:
+    def optimiser(self, net: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
         """Adam with the decay rates of Karras et al. (2022)."""
-        return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99), fused=True)
+        return torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
 
-    def loss(self, net: Any, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def loss(self, net: Any, n: int, generator: torch.Generator, *place: int) -> tuple[Tensor, Tensor]:
         """Loss per row (n,) and the noise levels (n,)."""
         s = noise_levels(n, self.test.device, generator)
         x0 = self.pixels.draw(n, s, generator)
@@ -168,7 +168,7 @@ class BlurredDenoising(Denoising):
 
     kind = "blurring"
 
-    def loss(self, net: Any, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def loss(self, net: Any, n: int, generator: torch.Generator, *place: int) -> tuple[Tensor, Tensor]:
         """Loss per row (n,) and tan(theta) of their times (n,); times u^1.5 with u uniform on [0, 1], stratified."""
         device, spectrum = self.test.device, self.spectrum
         u = (torch.arange(n, device=device) + torch.rand(n, device=device, generator=generator)) / n
@@ -366,7 +366,7 @@ def train(
         net, config = task.network(size, start)
     net = net.to(where)
     mean = copy.deepcopy(net).requires_grad_(False)
-    run = Run(net, mean, task.optimiser(net.parameters(), lr))
+    run = Run(net, mean, task.optimiser(net, lr))
     settings = {
         "kind": kind, "config": config, "batch": batch, "lr": lr, "warmup": warmup, "average": average, "seed": seed,
         "images": images, "init": start.sha256 if start else None,
@@ -423,9 +423,10 @@ def train(
             tick = time.monotonic()
             rate = lr * min(1.0, (run.step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * done))
             for group in run.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("scale", 1.0)
             generator = torch.Generator(where).manual_seed((seed * 1_000_003 + run.step) * 1024 + rank)
-            losses, levels = task.loss(forward, batch // world, generator)
+            n = batch // world
+            losses, levels = task.loss(forward, n, generator, run.images + rank * n, seed)
             run.optimiser.zero_grad(set_to_none=True)
             losses.mean().backward()
             if world > 1:
