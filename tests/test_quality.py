@@ -56,6 +56,11 @@ def test_shipped_feature_network():
     assert torch.allclose(network(mirrored, exact=False), found, atol=1e-5), "a mirror image has the same features"
     assert not torch.allclose(network(images, exact=False), found, atol=1e-3)
     assert network.logits(images).shape == (7, 10)
+    padded = np.pad(copies, ((0, 0), (1, 1), (0, 0), (0, 0)), "reflect")
+    views = [copies, copies, padded[:, :-2], padded[:, 2:]]
+    views += [view[:, :, ::-1] for view in views]
+    one_by_one = [network.net.features(features.pixels(view.copy()).float() / 127.5 - 1) for view in views]
+    assert torch.allclose(torch.stack(one_by_one).mean(0).double(), found, atol=1e-5), "the mean over six views"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,43 @@ def test_training_names_its_files_after_the_folder_and_looks_at_it_first(tmp_pat
     monkeypatch.setattr(Few, "__init__", lambda *_: pytest.fail("the data were read"))
     with pytest.raises(DiffnumError, match="cannot write to"):
         training.train(out=tmp_path, **settings)
+
+
+def classification(n):
+    """The task of the feature network, with n pictures."""
+    task = features.Classification.__new__(features.Classification)
+    task.train = task.test = features.pixels(pictures(n)), torch.arange(n) % 10
+    return task
+
+
+def test_training_sees_every_image_once_an_epoch_in_a_new_order():
+    task = classification(10)
+    row, epoch = task.rows(0, 35, seed=3)
+    assert epoch.tolist() == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 5
+    orders = [row[10 * e : 10 * e + 10].tolist() for e in range(3)]
+    assert all(sorted(order) == list(range(10)) for order in orders) and orders[0] != orders[1] != orders[2]
+    parts = [task.rows(first, 7, seed=3) for first in range(0, 35, 7)]
+    assert torch.equal(torch.cat([r for r, _ in parts]), row) and torch.equal(torch.cat([e for _, e in parts]), epoch)
+    assert not torch.equal(task.rows(0, 35, seed=4)[0], row)
+
+
+def test_the_optimiser_of_the_feature_network_does_not_see_the_size_of_a_filter():
+    def step(scale):
+        torch.manual_seed(0)
+        task = classification(20)
+        net, _ = task.network("small", None)
+        optimiser = task.optimiser(net, 0.1)
+        for layer in net.stages:
+            layer.weight.data *= scale
+        task.loss(net, 20, torch.Generator().manual_seed(0), 0, 0)[0].mean().backward()
+        before = net.stages[1].weight.detach().clone()
+        optimiser.step()
+        return before * len(before) ** 0.5 / before.norm(), net.stages[1].weight.detach()
+
+    (before, after), (_, again) = step(1.0), step(10.0)
+    assert torch.allclose(after, again, atol=1e-3) and not torch.allclose(before, after, atol=1e-3)
+    size = torch.linalg.svdvals(after - before) / 0.1
+    assert size.max() < 1.5 and size.median() > 0.3, "a step goes as far in every direction"
 
 
 # ---------------------------------------------------------------------------------------------------- sampling
