@@ -7,9 +7,8 @@ ours, then, and comparable only with each other: they are not the FID, whose fea
 
 **Like with like.** The training images of the shipped network, and of its reference statistics, were JPEG copies.
 A classifier sees whether an image went through JPEG, so every image that has exact pixels, a sample above all, goes
-through the same compression (:func:`jpeg`) before its features are computed. Features and logits are means over six
-views of an image: itself, its copies shifted up and down by a pixel, which together weigh as much, and the mirror
-images of the three.
+through the same compression (:func:`jpeg`) before its features are computed. Features and logits are means over an
+image and its mirror image.
 """
 
 from __future__ import annotations
@@ -133,10 +132,7 @@ class Features:
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             x = pixels(jpeg(part) if exact else part).to(where).float() / 127.5 - 1
-            padded = fn.pad(x, (0, 0, 1, 1), "reflect")
-            views = (0.5, x), (0.25, padded[:, :, :-2]), (0.25, padded[:, :, 2:])
-            total = sum(weight * (function(view) + function(view.flip(3))) / 2 for weight, view in views)
-            out.append(total.double().cpu())
+            out.append(((function(x) + function(x.flip(3))) / 2).double().cpu())
         return torch.cat(out)
 
 
