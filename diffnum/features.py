@@ -167,9 +167,10 @@ def from_bytes(blob: bytes, source: str = "weights", sha256: str = "", card: dic
 
 
 class Muon(torch.optim.Muon):
-    """Orthogonal steps for matrices (K. Jordan et al. 2024) whose rows have a root mean square norm of one.
+    """Orthogonal steps (K. Jordan 2024, Muon) for matrices whose rows have a root mean square norm of one.
 
-    Normalisation follows the convolutions, so that the size of a matrix is no matter but for the size of its steps.
+    What a convolution computes does not depend on the size of its matrix, since normalisation follows;
+    how fast it learns would.
     """
 
     @torch.no_grad()
@@ -191,7 +192,7 @@ class Both:
             part.state = self.state
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """No gradients."""
+        """Clear the gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none)
 
@@ -235,7 +236,7 @@ class Classification:
         """Muon for the convolutions, stochastic gradients for their offsets and the head; Nesterov's momentum 0.85."""
         head, moving = net.head.weight, [p for p in net.parameters() if p.requires_grad]
         convolutions = [p for p in moving if p.ndim == 2 and p is not head]
-        groups = [
+        groups = [  # rates relative to Muon's; decay is what the recipe has per step
             {"params": [p for p in moving if p.ndim == 1], "scale": 320.0, "weight_decay": 1.6e-5},
             {"params": [head], "scale": 5.0, "weight_decay": 1e-3},
         ]
