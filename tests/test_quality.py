@@ -45,7 +45,7 @@ def test_jpeg_is_what_an_image_file_of_that_quality_holds():
 
 def test_shipped_feature_network():
     network = features.load()
-    assert network.card["validation"][-1]["images"] == 10_000 and network.card["validation"][-1]["accuracy"] >= 0.9
+    assert network.card["validation"][-1]["images"] == 10_000 and network.card["validation"][-1]["accuracy"] >= 0.905
     images = pictures(7)
     found = network(images)
     assert found.shape == (7, 256) and found.dtype == torch.float64
