@@ -123,9 +123,9 @@ $(STAMPS)/book: $(STAMPS)/dev $(LIBRARY) $(LABS) $(PAGES)
 
 gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train both networks on it (80 minutes)
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	$(PY) -m diffnum.train --size large --minutes 60 --batch 512 --lr 1e-3 --warmup 1000 --average 500000 \
+	$(PY) -m diffnum.images.train --size large --minutes 60 --batch 512 --lr 1e-3 --warmup 1000 --average 500000 \
 	  --out .runs/gpu/cifar10 --resume
-	$(PY) -m diffnum.train --kind blurring --init .runs/gpu/cifar10/cifar10.safetensors --minutes 20 --batch 512 \
+	$(PY) -m diffnum.images.train --kind blurring --init .runs/gpu/cifar10/cifar10.safetensors --minutes 20 --batch 512 \
 	  --lr 4e-4 --out .runs/gpu/cifar10-blurring --resume
 
 # Wants a quiet machine; writes what the book's page on work and precision shows.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import diffnum as dn
-from diffnum.targets import smooth
+from diffnum.denoisers.targets import smooth
 
 GOLDEN = Path(__file__).parent / "golden"
 

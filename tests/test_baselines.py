@@ -9,8 +9,8 @@ import torch
 
 import diffnum as dn
 from diffnum import checks, grids
-from diffnum.analysis import convergence, evaluations, ladder
-from diffnum.targets import smooth
+from diffnum.denoisers.targets import smooth
+from diffnum.measure.analysis import convergence, evaluations, ladder
 
 BASELINES = ("dpmpp_2m", "edm_heun")
 PROCESSES = {"linear": dn.VP(), "cosine": dn.VP.cosine(), "ve": dn.VE()}

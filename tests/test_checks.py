@@ -7,11 +7,11 @@ import torch
 
 import diffnum as dn
 from diffnum import analysis, checks, grids
-from diffnum.analysis import ladder
 from diffnum.coefficients import combine
+from diffnum.denoisers.targets import smooth, starts
 from diffnum.derive import classical
+from diffnum.measure.analysis import ladder
 from diffnum.solvers import registry, transfer
-from diffnum.targets import smooth, starts
 
 
 @dn.method(order=2, nfe=lambda n: 2 * n, paper="broken on purpose", reaches_zero=lambda n: False)

@@ -179,8 +179,8 @@ def test_option_values_have_the_type_of_their_default():
 
 def test_compare_prints_what_the_library_measures(call, tmp_path):
     import diffnum as dn
-    from diffnum.analysis import ladder, work_precision
-    from diffnum.targets import smooth
+    from diffnum.denoisers.targets import smooth
+    from diffnum.measure.analysis import ladder, work_precision
 
     process = dn.VE()
     problem = dn.Problem(process, smooth())

@@ -8,10 +8,10 @@ import torch
 
 import diffnum as dn
 from diffnum import grids, noise
-from diffnum.analysis import convergence, ladder, reference
 from diffnum.coefficients import act, adams_weights, combine
+from diffnum.denoisers.targets import smooth
+from diffnum.measure.analysis import convergence, ladder, reference
 from diffnum.runner import draws_noise
-from diffnum.targets import smooth
 
 PROCESSES = {
     "linear": dn.VP(),

@@ -8,10 +8,10 @@ import torch
 
 import diffnum as dn
 from diffnum import analysis, checks, grids
+from diffnum.denoisers.targets import smooth, starts
 from diffnum.noise import Brownian, Replay, Seeded
 from diffnum.solvers import noise_scales
 from diffnum.solvers.er_sde import grid_weights, noise_scale, taylor
-from diffnum.targets import smooth, starts
 
 FORMULAS = tuple(noise_scales)  # in another order than the published code numbers them
 CODE = ("x", "x^2", "x(exp(-1/x)+10)", "x^1.5", "x^2.5", "x^0.9 log10(1+100x^1.5)", "x(exp(x^0.3)+10)")

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import gallery
 
 import diffnum as dn
-from diffnum.analysis import evaluations
+from diffnum.measure.analysis import evaluations
 
 ROWS = [row for rows in gallery.SHEET.values() for row in rows]
 

@@ -7,8 +7,8 @@ from scipy.integrate import solve_ivp
 import diffnum as dn
 from diffnum import analysis, checks, grids
 from diffnum.coefficients import exponential_weights
+from diffnum.denoisers.targets import smooth, starts
 from diffnum.noise import Replay
-from diffnum.targets import smooth, starts
 
 PHASE_SPACE = {
     "cld": dn.CLD(),

@@ -13,7 +13,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from diffnum.errors import DiffnumError
-from diffnum.metrics import (
+from diffnum.images.metrics import (
     Estimate,
     Reference,
     difference,
@@ -130,7 +130,7 @@ def test_kernel_distance_is_the_double_sum(monkeypatch, block):
     """For the whole set, for halves, and when the kernel is evaluated in blocks of rows."""
     x, reference = skewed(13, 4, 3) + 0.3, Reference.of(skewed(17, 4, 4))
     if block:
-        monkeypatch.setattr("diffnum.metrics.BLOCK", block)
+        monkeypatch.setattr("diffnum.images.metrics.BLOCK", block)
     y = reference.features.numpy()
     assert kernel_distance(x, reference) == pytest.approx(brute_force(x, y), rel=1e-12)
     fast = estimate(kernel_distance, x, reference, halves=20)

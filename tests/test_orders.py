@@ -7,10 +7,10 @@ import torch
 
 import diffnum as dn
 from diffnum import checks, grids
-from diffnum.analysis import convergence, ladder, weak_convergence
 from diffnum.coefficients import adams_bashforth, combine
+from diffnum.denoisers.targets import smooth, thin
+from diffnum.measure.analysis import convergence, ladder, weak_convergence
 from diffnum.solvers import registry, transfer
-from diffnum.targets import smooth, thin
 
 ISOTROPIC = [name for name, solver in registry.items() if "isotropic" in solver.families]
 ODE = [name for name in ISOTROPIC if registry[name].kind == "ode"]

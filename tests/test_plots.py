@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from diffnum import plots
-from diffnum.analysis import Convergence
+from diffnum.measure.analysis import Convergence
 from diffnum.runner import Solution, registry
 
 STEPS = (20, 40, 80, 160)

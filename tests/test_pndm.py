@@ -7,11 +7,11 @@ import torch
 
 import diffnum as dn
 from diffnum import derive, grids
-from diffnum.analysis import convergence, ladder, reference
 from diffnum.coefficients import HEUN_WEIGHTS, RK4_WEIGHTS, adams_bashforth, adams_weights
+from diffnum.denoisers.targets import smooth
 from diffnum.derive import classical as derive_classical
 from diffnum.derive import pndm as derive_pndm
-from diffnum.targets import smooth
+from diffnum.measure.analysis import convergence, ladder, reference
 
 METHODS = {
     "DDIM": ("ddim", {}),

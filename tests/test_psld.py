@@ -7,11 +7,11 @@ import torch
 
 import diffnum as dn
 from diffnum import analysis, checks, grids
+from diffnum.denoisers.targets import smooth, starts
 from diffnum.noise import Replay
 from diffnum.solvers import registry
 from diffnum.solvers.conjugate import conjugate_weights
 from diffnum.solvers.splitting import parts, steps
-from diffnum.targets import smooth, starts
 
 END = 1e-3
 DETERMINISTIC = {

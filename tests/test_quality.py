@@ -13,9 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import diffnum as dn
-from diffnum import cli, features, metrics, quality
-from diffnum import train as training
+from diffnum import cli
 from diffnum.errors import DiffnumError
+from diffnum.images import features, metrics, quality
+from diffnum.images import train as training
 
 SMALL = {"solver": "ddim", "steps": 2, "half": True, "batch": 2}
 weights = pytest.mark.weights

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffnum import data as datasets
-from diffnum import train as training
 from diffnum.denoisers.network import BlurringNetwork, Config, load
 from diffnum.errors import DiffnumError
-from diffnum.features import pixels
+from diffnum.images import data as datasets
+from diffnum.images import train as training
+from diffnum.images.features import pixels
 
 TINY = Config((16, 32), (False, True), 1, 1, 32, 8)
 
@@ -252,7 +252,7 @@ def test_nothing_good_is_written_over(folder, tmp_path, monkeypatch):
 
 def test_two_processes_train_one_network(folder, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "diffnum.train"]
+    command += ["-m", "diffnum.images.train"]
     command += ["--size", "tiny", "--images", "32", "--batch", "16", "--device", "cpu", "--validation-images", "8"]
     command += ["--data", str(folder), "--out", str(tmp_path / "net")]
     run = subprocess.run(

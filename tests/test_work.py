@@ -13,7 +13,7 @@ import torch
 
 import diffnum as dn
 from diffnum import analysis, grids, plots
-from diffnum.analysis import evaluations, ladder, steps_within, work_precision
+from diffnum.measure.analysis import evaluations, ladder, steps_within, work_precision
 from diffnum.solvers import registry, transfer
 
 BUDGETS = (7, 12, 30)

@@ -33,10 +33,10 @@ import torch
 from torch import Tensor
 
 from diffnum import Problem, named, noise, plots, solve
-from diffnum.analysis import rms, steps_within
 from diffnum.denoisers.network import SIGMA_DATA, Network
 from diffnum.denoisers.unet import UNet
 from diffnum.files import write
+from diffnum.measure.analysis import rms, steps_within
 from diffnum.runner import draws_noise, find
 
 ROOT = Path(__file__).resolve().parents[2]

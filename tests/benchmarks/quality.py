@@ -4,8 +4,8 @@
 are kept under ``.runs/quality``: a run that was stopped goes on where it was, and a larger number goes on from a
 smaller one. Options: ``-n 1000`` images from common seeds, ``--long 500`` for the cells above 260 evaluations,
 ``--device`` and ``--batch``, ``--score`` to score what is complete without drawing anything. Cells that are
-not drawn stay blank. With ``--data`` (see :func:`diffnum.data.cifar10`) the metric itself is tried on real images, and
-the results kept as long as the feature network is the same.
+not drawn stay blank. With ``--data`` (see :func:`diffnum.images.data.cifar10`) the metric itself is tried on real
+images, and the results kept as long as the feature network is the same.
 """
 
 import argparse
@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from diffnum import data, features, metrics, named, quality
-from diffnum.analysis import steps_within
+from diffnum import named
 from diffnum.files import write
+from diffnum.images import data, features, metrics, quality
+from diffnum.measure.analysis import steps_within
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "book" / "results" / "quality.json"

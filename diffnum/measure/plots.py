@@ -1,4 +1,4 @@
-"""Pictures: what :mod:`diffnum.analysis` measured and what a solver made. Nothing is measured here.
+"""Pictures: what :mod:`diffnum.measure.analysis` measured and what a solver made. Nothing is measured here.
 
 One figure size (6.4 x 4 in), one colour, marker and line style per solver (:data:`STYLE`), one plot for orders
 (:func:`convergence`), one for cost (:func:`work_precision`). Matplotlib is imported here and nowhere else in the
@@ -22,7 +22,7 @@ from torch import Tensor
 from diffnum.files import write
 
 if TYPE_CHECKING:
-    from diffnum.analysis import Convergence, WorkPrecision
+    from diffnum.measure.analysis import Convergence, WorkPrecision
     from diffnum.runner import Solution
 
 Point = tuple[float, float]
@@ -91,7 +91,7 @@ def convergence(results: "Convergence | Sequence[Convergence]", ax: Any = None) 
     claimed, or for the nearest whole number where nothing is claimed, below the finest points it should be parallel to.
 
     Args:
-        results: from :func:`diffnum.analysis.convergence`, one or several.
+        results: from :func:`diffnum.measure.analysis.convergence`, one or several.
         ax: axes to draw into; by default a new figure.
 
     Returns:
@@ -124,7 +124,7 @@ def work_precision(work: "WorkPrecision", ax: Any = None) -> Any:
     Runs that ended in NaN or infinity have no point, and the legend says so.
 
     Args:
-        work: from :func:`diffnum.analysis.work_precision`.
+        work: from :func:`diffnum.measure.analysis.work_precision`.
         ax: axes to draw into; by default a new figure.
 
     Returns:

@@ -1,6 +1,6 @@
 r"""Distances between sets of image features, with the size of the set and the luck of the draw taken out of them.
 
-A set is a tensor of features (N, d), a row per image. The features of :mod:`diffnum.features` are not those of
+A set is a tensor of features (N, d), a row per image. The features of :mod:`diffnum.images.features` are not those of
 Inception, so none of these numbers is an FID, and none may be compared with one.
 
 The distance of a *sample* is not that of what it was drawn from. It is too large by about C/n, with a C that differs

@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnum import data, features, metrics, named
+from diffnum import named
 from diffnum.denoisers.network import read
 from diffnum.errors import DiffnumError
 from diffnum.files import write
+from diffnum.images import data, features, metrics
+from diffnum.images.train import code_version
+from diffnum.measure.plots import to_uint8
 from diffnum.noise import Seeded
-from diffnum.plots import to_uint8
 from diffnum.problem import Problem
 from diffnum.runner import Solution, Solver, draws_noise, find, solve
-from diffnum.train import code_version
 
 BATCH = 50  # images per network call; part of a recipe, since rounding depends on it
 STATISTICS = "cifar10-reference"
@@ -232,7 +233,7 @@ def statistics(name: str = STATISTICS) -> metrics.Reference:
 def write_statistics(
     root: str | os.PathLike[str] | None = None, folder: str | os.PathLike[str] = "diffnum/weights"
 ) -> Path:
-    """Compute the reference statistics from the training images (see :func:`diffnum.data.cifar10`) and write them.
+    """Compute the reference statistics of the training images (:func:`diffnum.images.data.cifar10`) and write them.
 
     Beside the file goes its card: the checksums of file, images and features.
     """

@@ -134,8 +134,8 @@ class Convergence:
         return "\n".join(rows)
 
     def plot(self, ax: Any = None) -> Any:
-        """Error against evaluations, log-log; see :func:`diffnum.plots.convergence`."""
-        from diffnum import plots
+        """Error against evaluations, log-log; see :func:`diffnum.measure.plots.convergence`."""
+        from diffnum.measure import plots
 
         return plots.convergence([self], ax=ax)
 
@@ -506,8 +506,8 @@ class WorkPrecision:
         return [f"lost to NaN or infinity: {lost} evaluations"] if lost else []
 
     def plot(self, ax: Any = None) -> Any:
-        """Error against evaluations, log-log; see :func:`diffnum.plots.work_precision`."""
-        from diffnum import plots
+        """Error against evaluations, log-log; see :func:`diffnum.measure.plots.work_precision`."""
+        from diffnum.measure import plots
 
         return plots.work_precision(self, ax=ax)
 

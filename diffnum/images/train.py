@@ -1,4 +1,4 @@
-r"""Training of the networks of this book: ``diffnum train``, or ``python -m diffnum.train``.
+r"""Training of the networks of this book: ``diffnum train``, or ``python -m diffnum.images.train``.
 
 ``edm`` (Karras et al. 2022, arXiv:2206.00364, table 1 and section 5): with x = x0 + sigma n the U-Net F learns
 
@@ -12,7 +12,7 @@ which is their denoising loss with weight (sigma^2 + s_d^2)/(sigma s_d)^2. Noise
 sigma_k = tan(theta_t)/D_k(t) of the blurring process at a random time t (see
 :class:`diffnum.denoisers.network.BlurringNetwork`). A frequency that the noise hides weighs v_k/(sigma_k^2 + v_k).
 
-``features``: the classifier behind our sample-quality distances, see :mod:`diffnum.features`.
+``features``: the classifier behind our sample-quality distances, see :mod:`diffnum.images.features`.
 
 Every random number is a function of (seed, step, rank), so a resumed run draws what the uninterrupted one would.
 """
@@ -37,14 +37,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from diffnum import data as datasets
 from diffnum.dct import dct2, idct2
 from diffnum.denoisers import network as nets
 from diffnum.denoisers.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, BlurringNetwork, Config, Network, UNet
 from diffnum.devices import existing
 from diffnum.errors import DiffnumError
-from diffnum.features import Classification, pixels
 from diffnum.files import write
+from diffnum.images import data as datasets
+from diffnum.images.features import Classification, pixels
 
 LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 250)
 TIMES = (1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
@@ -320,8 +320,8 @@ def train(
 
     Parameters
     ----------
-    data: folder or file, see :func:`diffnum.data.cifar10`; out: output folder, default ``.runs/cifar10-KIND``; kind:
-    ``"edm"``, ``"blurring"`` (the denoisers) or ``"features"`` (:mod:`diffnum.features`).
+    data: folder or file, see :func:`diffnum.images.data.cifar10`; out: output folder, default ``.runs/cifar10-KIND``;
+    kind: ``"edm"``, ``"blurring"`` (the denoisers) or ``"features"`` (:mod:`diffnum.images.features`).
     minutes, images: the budget, whichever ends first (default 3 minutes); the rate follows a cosine over it to 0.
     size: ``"small"`` (5.0 M parameters), ``"large"`` (7.7 M), ``"tiny"``, or a :class:`Config`; init: name or path of a
     network to start from (its size is then used).
@@ -561,7 +561,7 @@ def code_version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """``python -m diffnum.train``: every argument of :func:`train` as --name value; also ``pack FOLDER``."""
+    """``python -m diffnum.images.train``: every argument of :func:`train` as --name value; also ``pack FOLDER``."""
     import argparse
     import inspect
     import sys
@@ -573,7 +573,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except DiffnumError as error:
             sys.exit(f"error: {error}")
         return
-    parser = argparse.ArgumentParser(prog="diffnum.train", description=(train.__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="diffnum.images.train", description=(train.__doc__ or "").split("\n")[0])
     for name, parameter in inspect.signature(train).parameters.items():
         flag, default = "--" + name.replace("_", "-"), parameter.default
         if isinstance(default, bool) or name == "compile":

@@ -1,8 +1,8 @@
 r"""The feature network behind our sample-quality distances: a small classifier of CIFAR-10.
 
-A distance between sets of images (:mod:`diffnum.metrics`) compares the distributions of *features*: here the last
-hidden layer, 256 numbers, of a classifier trained on CIFAR-10 by ``diffnum train --kind features``. The distances are
-ours, then, and comparable only with each other: they are not the FID, whose features come from another network
+A distance between sets of images (:mod:`diffnum.images.metrics`) compares the distributions of *features*: here the
+last hidden layer, 256 numbers, of a classifier trained on CIFAR-10 by ``diffnum train --kind features``. The distances
+are ours, then, and comparable only with each other: they are not the FID, whose features come from another network
 (Heusel et al. 2017, arXiv:1706.08500).
 
 **Like with like.** The training images of the shipped network, and of its reference statistics, were JPEG copies.
@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from diffnum import data as datasets
 from diffnum.denoisers import network as nets
 from diffnum.devices import existing
 from diffnum.errors import DiffnumError
+from diffnum.images import data as datasets
 
 QUALITY = 75  # of the JPEG copies; with it Pillow halves the resolution of the colours (4:2:0), as theirs is
 WIDTHS = (24, 96, 288, 256)
@@ -119,7 +119,7 @@ class Features:
         return self._map(self.net.features, images, exact, batch)
 
     def logits(self, images: np.ndarray, exact: bool = True, batch: int = 500) -> Tensor:
-        """Logits (N, 10) of the classes in :data:`diffnum.data.CLASSES`; arguments as for a call."""
+        """Logits (N, 10) of the classes in :data:`diffnum.images.data.CLASSES`; arguments as for a call."""
         return self._map(self.net, images, exact, batch)
 
     @torch.inference_mode()
@@ -203,7 +203,7 @@ class Both:
 
 
 class Classification:
-    """The training task ``features`` of :func:`diffnum.train.train`: cross-entropy with smoothed labels on JPEG copies.
+    """The training task ``features`` of :func:`diffnum.images.train.train`: smoothed cross-entropy on JPEG copies.
 
     The recipe is that of K. Jordan 2024 (arXiv:2404.00498), with Muon for the convolutions; images are shifted by up to
     SHIFT pixels, lose a square of HOLE, and are mirrored every other time.

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffnum.analysis import Convergence, convergence, evaluations
 from diffnum.coefficients import act
 from diffnum.denoisers import PointMass
 from diffnum.grids import check_times
+from diffnum.measure.analysis import Convergence, convergence, evaluations
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
 from diffnum.runner import Solver, draws_noise, find, solve
@@ -26,7 +26,7 @@ def assert_order(result: Convergence, order: int | None = None, within: float | 
     or the last one within ``within`` of p. Coarse grids are not judged: there a method can look better than it is.
 
     Args:
-        result: from :func:`diffnum.analysis.convergence`.
+        result: from :func:`diffnum.measure.analysis.convergence`.
         order: the order p; by default the one that the solver claims.
         within: a tighter, symmetric band for the last slope.
 

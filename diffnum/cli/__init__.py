@@ -249,10 +249,11 @@ def sample(
     import numpy as np
     import torch
 
-    from diffnum import Problem, __version__, plots
-    from diffnum.analysis import evaluations
+    from diffnum import Problem, __version__
     from diffnum.files import write
-    from diffnum.quality import batches
+    from diffnum.images.quality import batches
+    from diffnum.measure import plots
+    from diffnum.measure.analysis import evaluations
     from diffnum.runner import find
 
     run, where = find(solver), make_device(device)
@@ -430,9 +431,11 @@ def order(
     from rich.console import Console
     from rich.table import Table
 
-    from diffnum import Problem, plots, targets
-    from diffnum.analysis import convergence, ladder, weak_convergence
-    from diffnum.checks import assert_order
+    from diffnum import Problem
+    from diffnum.denoisers import targets
+    from diffnum.measure import plots
+    from diffnum.measure.analysis import convergence, ladder, weak_convergence
+    from diffnum.measure.checks import assert_order
     from diffnum.runner import find
 
     run = find(solver)
@@ -527,9 +530,11 @@ def compare(
     from rich.console import Console
     from rich.table import Table
 
-    from diffnum import Problem, plots, targets
-    from diffnum.analysis import evaluations, ladder, name_of, steps_within, work_precision
+    from diffnum import Problem
+    from diffnum.denoisers import targets
     from diffnum.denoisers.network import available
+    from diffnum.measure import plots
+    from diffnum.measure.analysis import evaluations, ladder, name_of, steps_within, work_precision
 
     entries = [solver_with_options(text) for text in solver]
     where, noising = make_device(device), named.process(process)
@@ -602,7 +607,7 @@ def network_reference(problem: Any, u: Any, end: float, steps: int, meter: Any) 
     """The solution of a network's ODE by a fourth-order method, and about how wrong it is: a fifteenth of the change
     from half the steps."""
     from diffnum import grids, solve
-    from diffnum.analysis import rms
+    from diffnum.measure.analysis import rms
     from diffnum.solvers import prk
 
     watched = meter.watch(prk)
@@ -656,9 +661,9 @@ def quality(
 
     import json
 
-    from diffnum import quality as measuring
-    from diffnum.analysis import evaluations
     from diffnum.files import write
+    from diffnum.images import quality as measuring
+    from diffnum.measure.analysis import evaluations
     from diffnum.runner import find
 
     run, where = find(solver), make_device(device)
@@ -727,7 +732,7 @@ def train(
     diffnum sample --network .runs/mine/mine.safetensors
     """
     where = None if device == "auto" else str(make_device(device))
-    from diffnum.train import train as run
+    from diffnum.images.train import train as run
 
     path = run(
         data, out, kind, minutes=minutes, images=images, size=size, init=init, batch=batch, lr=lr, warmup=warmup,

@@ -255,7 +255,8 @@ def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] 
 
     The file holds the pictures of a class-folder zip joined and xz-compressed together, since their headers repeat
     (half of their size), and the exact-pixel subset as lossless WebP sheets; with the canonical archive copy that
-    instead. Beside it lies the package without its weights, so that ``python -m diffnum.train --data .`` runs there.
+    instead. Beside it lies the package without its weights, so that ``python -m diffnum.images.train --data .`` runs
+    there.
     """
     from PIL import Image
 
@@ -288,7 +289,7 @@ def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] 
                 info.size = len(blob)
                 tar.addfile(info, io.BytesIO(blob))
 
-    code = Path(__file__).parent
+    code = Path(__file__).parents[1]
     skip = shutil.ignore_patterns("weights", "__pycache__")
     shutil.copytree(code, target.parent / code.name, ignore=skip, dirs_exist_ok=True)
     return write(target, content)

@@ -1,0 +1,1 @@
+"""Instruments: reference solutions and observed orders (``analysis``), assertions (``checks``), figures (``plots``)."""
