@@ -159,10 +159,11 @@ class Guided:
             terms = [(form, weight * window(s, span)) for form, weight, span in self._terms()]
             if all(_zero(weight) for _, weight in terms):
                 return out
+            s = self._within(s)
             z = x.to(wide) if outside else x.detach().to(wide, copy=True).requires_grad_()
             # the attention of a network has second derivatives only in its plain form
             with sdpa_kernel(SDPBackend.MATH) if outside else nullcontext():
-                logits = self._logits(z, self._within(s))
+                logits = self._logits(z, s)
                 odds = torch.stack([(weight * form(logits)).sum() for form, weight in terms]).sum()
                 (gradient,) = torch.autograd.grad(odds, z, create_graph=outside)
             by = spread(factor(s), x.ndim)
