@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from diffnum.measure import analysis, checks, plots
     from diffnum.problem import Problem
     from diffnum.processes import CLD, PSLD, VE, VP, Blurring
-    from diffnum.runner import Solution, method, solve
+    from diffnum.runner import Solution, method
+    from diffnum.solvers import solve
 
 __version__ = "0.1.0"
 
@@ -53,7 +54,8 @@ _NAMES = {
     "errors": ("DiffnumError",),
     "problem": ("Problem",),
     "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
-    "runner": ("Solution", "method", "solve"),
+    "runner": ("Solution", "method"),
+    "solvers": ("solve",),  # there and not in `runner`: with it come the names of all solvers
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

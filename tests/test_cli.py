@@ -13,6 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from diffnum import cli
+from diffnum.cli.common import solver_options
+from diffnum.cli.solvers import cost
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,7 +91,7 @@ def test_solvers_lists_every_claim(call):
     assert all(name in result.output for name in registry)
     row = next(line for line in result.output.splitlines() if line.split()[:1] == ["f_pndm"])
     assert "n + 9" in row and row.split()[1] == "2" and "2202.09778" in row
-    assert [cli.cost(registry[name]) for name in ("ddim", "heun", "rk4", "s_pndm")] == ["n", "2n", "4n", "n + 1"]
+    assert [cost(registry[name]) for name in ("ddim", "heun", "rk4", "s_pndm")] == ["n", "2n", "4n", "n + 1"]
 
 
 def test_order_confirms_a_claim_and_draws_it(call, tmp_path):
@@ -172,9 +174,9 @@ def test_option_values_have_the_type_of_their_default():
         yield u
 
     given = ["order=3", "scale=2", "flag=true", "kind=1", "free=0.5"]
-    assert cli.solver_options(solver, given) == {"order": 3, "scale": 2.0, "flag": True, "kind": "1", "free": 0.5}
+    assert solver_options(solver, given) == {"order": 3, "scale": 2.0, "flag": True, "kind": "1", "free": 0.5}
     with pytest.raises(ValueError, match="no option 'noise'"):
-        cli.solver_options(solver, ["noise=1"])
+        solver_options(solver, ["noise=1"])
 
 
 def test_compare_prints_what_the_library_measures(call, tmp_path):

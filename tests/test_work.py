@@ -72,7 +72,7 @@ def test_errors_are_those_of_convergence(work, vp):
 def test_one_reference_serves_all(vp, monkeypatch):
     calls = []
     original = analysis.reference
-    monkeypatch.setattr(analysis, "reference", lambda *a, **k: calls.append(a) or original(*a, **k))
+    monkeypatch.setattr("diffnum.measure.work.reference", lambda *a, **k: calls.append(a) or original(*a, **k))
     work_precision(vp.problem, ("ddim", "heun"), vp.u, ladder(grids.quadratic, vp.process), (10, 20))
     assert len(calls) == 1
     truth = torch.zeros_like(vp.u)

@@ -11,7 +11,7 @@ class SolverTable(Directive):
         """Build the table through a ``list-table``."""
         from docutils import nodes
 
-        from diffnum.cli import cost
+        from diffnum.cli.solvers import cost
         from diffnum.solvers import registry
 
         lines = [".. list-table::", "   :header-rows: 1", "   :widths: 16 9 9 9 12 18 27", ""]

@@ -30,7 +30,8 @@ from diffnum.images.provenance import code_version
 from diffnum.measure.plots import to_uint8
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
-from diffnum.runner import Solution, Solver, draws_noise, find, solve
+from diffnum.runner import Solution, Solver, draws_noise
+from diffnum.solvers import find, solve
 
 BATCH = 50  # images per network call; part of a recipe, since rounding depends on it
 STATISTICS = "cifar10-reference"

@@ -13,10 +13,12 @@ from torch import Tensor
 from diffnum.coefficients import act
 from diffnum.denoisers import PointMass
 from diffnum.grids import check_times
-from diffnum.measure.analysis import Convergence, convergence, evaluations
+from diffnum.measure.convergence import Convergence, convergence
+from diffnum.measure.work import evaluations
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
-from diffnum.runner import Solver, draws_noise, find, solve
+from diffnum.runner import Solver, draws_noise
+from diffnum.solvers import find, solve
 
 
 def assert_order(result: Convergence, order: int | None = None, within: float | None = None) -> float:

@@ -22,7 +22,6 @@ from torch import Tensor
 from diffnum.files import write
 
 if TYPE_CHECKING:
-    from diffnum.measure.analysis import Convergence, WorkPrecision
     from diffnum.runner import Solution
 
 Point = tuple[float, float]
@@ -84,7 +83,7 @@ def panels(n: int = 2) -> tuple[Any, Any]:
 # ------------------------------------------------------------------------------------------------------- orders
 
 
-def convergence(results: "Convergence | Sequence[Convergence]", ax: Any = None) -> Any:
+def convergence(results: Any, ax: Any = None) -> Any:
     """The order plot: error against network evaluations, log-log, with dashed ideal slopes.
 
     The legend gives each solver's observed order, the slope at the fine end. An ideal slope is drawn for every order
@@ -118,7 +117,7 @@ def convergence(results: "Convergence | Sequence[Convergence]", ax: Any = None) 
     return ax
 
 
-def work_precision(work: "WorkPrecision", ax: Any = None) -> Any:
+def work_precision(work: Any, ax: Any = None) -> Any:
     """The cost plot: error against network evaluations for several solvers, log-log; lower and further left is better.
 
     Runs that ended in NaN or infinity have no point, and the legend says so.
@@ -138,12 +137,12 @@ def work_precision(work: "WorkPrecision", ax: Any = None) -> Any:
     return ax
 
 
-def _observed(result: "Convergence") -> str:
+def _observed(result: Any) -> str:
     observed = f"observed order {result.order:.2f}" if isfinite(result.order) else "no order observed"
     return f"{result.name}: {observed}"
 
 
-def _curves(ax: Any, results: "Sequence[Convergence]", label: "Callable[[Convergence], str]") -> list[list[Point]]:
+def _curves(ax: Any, results: Sequence[Any], label: Callable[[Any], str]) -> list[list[Point]]:
     """Error against evaluations, one line per result in the style of its solver; returns the finite points."""
     seen: dict[str, int] = {}
     curves = []

@@ -1,6 +1,10 @@
-"""Solvers: generator functions ``solver(problem, u, times, **options)``; ``registry`` maps names to them."""
+"""Solvers: generator functions ``solver(problem, u, times, **options)``; ``registry`` maps names to them.
 
-from diffnum.runner import registry
+A method of the library registers when its module is imported below, so whoever imports ``find`` or ``solve`` from here
+(as ``diffnum`` itself does) finds all of them by name.
+"""
+
+from diffnum.runner import find, registry, solve
 from diffnum.solvers.baselines import dpmpp_2m, edm_heun
 from diffnum.solvers.classical import ab2, ab4, euler, fon, heun, rk4
 from diffnum.solvers.conjugate import conjugate, conjugate_symplectic_euler, conjugate_velocity_verlet
@@ -26,8 +30,8 @@ from diffnum.solvers.splitting import (
 
 __all__ = [
     "ab2", "ab4", "ancestral", "bao", "conjugate", "conjugate_symplectic_euler", "conjugate_velocity_verlet", "ddim",
-    "dpmpp_2m", "edm_heun", "er_sde", "euler", "euler_maruyama", "f_pndm", "fon", "gddim", "gddim_sde", "heun",
+    "dpmpp_2m", "edm_heun", "er_sde", "euler", "euler_maruyama", "f_pndm", "find", "fon", "gddim", "gddim_sde", "heun",
     "noise_scales", "oba", "obab", "plms", "pndm_variable", "prk", "reduced_bao", "reduced_oba", "reduced_obab",
-    "reduced_symplectic_euler", "reduced_velocity_verlet", "registry", "rk4", "s_pndm", "sscs", "symplectic_euler",
-    "transfer", "velocity_verlet", "verlet2",
+    "reduced_symplectic_euler", "reduced_velocity_verlet", "registry", "rk4", "s_pndm", "solve", "sscs",
+    "symplectic_euler", "transfer", "velocity_verlet", "verlet2",
 ]  # fmt: skip

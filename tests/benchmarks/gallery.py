@@ -37,7 +37,8 @@ from diffnum.denoisers.network import SIGMA_DATA, Network
 from diffnum.denoisers.unet import UNet
 from diffnum.files import write
 from diffnum.measure.analysis import rms, steps_within
-from diffnum.runner import draws_noise, find
+from diffnum.runner import draws_noise
+from diffnum.solvers import find
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "book" / "results" / "gallery.json"

@@ -1,0 +1,5 @@
+"""``python -m diffnum``: the command line."""
+
+from diffnum.cli import main
+
+main()

@@ -1,0 +1,155 @@
+"""``diffnum compare``."""
+
+import os
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from diffnum import named
+from diffnum.cli.common import Meter, app, explained, increasing, make_device, solver_with_options, writable
+from diffnum.named import GRIDS, PROCESSES
+
+
+@app.command()
+@explained
+def compare(
+    solver: list[str] = typer.Option(
+        ["ddim", "f_pndm", "dpmpp_2m", "edm_heun"], help="A solver, as NAME or NAME:key=value,key=value; repeat."
+    ),
+    nfe: list[int] = typer.Option([10, 20, 50], help="Budget of network evaluations; repeat for several."),
+    target: str = typer.Option(
+        "smooth", help="Exact problem (smooth, thin, gaussian), or a network: cifar10 or a .safetensors file."
+    ),
+    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
+    grid: str = typer.Option("log_snr", help=f"Where the steps stand, for all solvers: {', '.join(GRIDS[:-1])}."),
+    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
+    number: int = typer.Option(8, "-n", "--number", help="How many start states, or images."),
+    seed: int = typer.Option(0, help="Seed of the start states, which all solvers share."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    scale: int = typer.Option(2, help="Enlarge each pixel of the images to a square of this size."),
+    out: Path = typer.Option(None, help="Also draw error against evaluations, a .png file."),
+    images: Path = typer.Option(
+        None, help="Network only: images at the smallest budget, one row per solver, the reference last; a .png file."
+    ),
+) -> None:
+    """Compare solvers on one problem and one grid rule: error against network evaluations.
+
+    Each solver takes as many steps as a budget allows. The error is the distance from the exact solution of the same
+    ODE, in float64; with a network, from the network's own reference solution, in float32:
+
+        diffnum compare --solver ddim --solver f_pndm --solver dpmpp_2m --nfe 10 --nfe 20 --nfe 50 --out work.png
+
+    Options of a solver follow its name:
+
+        diffnum compare --solver f_pndm --solver pndm_variable:order=3 --solver prk:midpoint=sigma --grid karras
+
+    Eight images by three solvers from the same start noise:
+
+        diffnum compare --target cifar10 --solver ddim --solver plms --solver dpmpp_2m --nfe 10 --images rows.png
+    """
+    for name, value in (("-n", number), ("--scale", scale)):
+        if value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+    budgets = increasing("--nfe", nfe)
+    named.choose("process", process, PROCESSES)
+    named.choose("grid", grid, GRIDS[:-1])
+    for path, option in ((out, "--out"), (images, "--images")):
+        if path is not None:
+            writable(path, ".png", option=option)
+    if images is not None and out is not None and images.resolve() == out.resolve():
+        raise ValueError(f"--out and --images are both {out}; name two files")
+    os.environ.setdefault("MPLBACKEND", "agg")  # a file, not a window
+
+    import torch
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffnum import Problem
+    from diffnum.denoisers import targets
+    from diffnum.denoisers.network import available
+    from diffnum.measure import plots
+    from diffnum.measure.analysis import evaluations, ladder, name_of, steps_within, work_precision
+
+    entries = [solver_with_options(text) for text in solver]
+    where, noising = make_device(device), named.process(process)
+    exact = target in targets.targets
+    if not target.endswith(".safetensors"):
+        named.choose("target", target, (*targets.targets, *available()))
+    if images is not None and exact:
+        raise ValueError(f"--images needs a network; the states of the target {target!r} are no images")
+    problem = Problem(noising, targets.target(target) if exact else named.network(target, process))
+    u = problem.prior(
+        (number, *problem.denoiser.shape), dtype=torch.float64 if exact else torch.float32, device=where, seed=seed
+    )
+    times = ladder(named.grid(grid), noising, t_end=t_end)
+    last = float(times(1)[-1])
+    fine = 0 if exact else 2 * max(10, budgets[-1] // 4)  # steps of the reference of a network
+    if fine and noising.singular(last):
+        raise ValueError("--t-end 0: a network's reference solution cannot end there; leave --t-end out")
+    planned = 0
+    for run, options in entries:
+        counts = {steps_within(budget, noising, run, last, **options) for budget in budgets}
+        planned += sum(evaluations(noising, run, n, last, **options) for n in counts if n)
+
+    ends: list[dict[int, Any]] = [{} for _ in entries]
+    reference: list[Any] = []  # the solution and how wrong it is, once it has been computed
+    with Meter("comparing", number * (planned + 6 * fine), "evaluations") as meter:
+
+        def truth() -> Any:
+            reference.extend(network_reference(problem, u, last, fine, meter))
+            return reference[0]
+
+        watched = [(meter.watch(run, end), options) for (run, options), end in zip(entries, ends, strict=True)]
+        work = work_precision(problem, watched, u, times, budgets, truth=truth if fine else None)
+
+    about = f"{target}, {process}, {grid} grid, {number} start{'s' if number > 1 else ''}"
+    header, *rows = work.cells()
+    typer.echo(f"evaluations spent and error: {about}")
+    table = Table(box=SIMPLE_HEAD)
+    for i, text in enumerate(header):
+        table.add_column(text, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)
+    for line in work.notes():
+        typer.echo(line)
+    finite = [nfe for r in work.results for nfe, error in zip(r.nfe, r.errors, strict=True) if isfinite(error)]
+    for budget in budgets:
+        if finite and min(finite) <= budget:
+            name, spent, error = work.best(budget)
+            typer.echo(f"best within {budget}: {name} with {spent}, error {error:.1e}")
+    if reference:
+        typer.echo(f"reference: prk with {4 * fine} evaluations, itself wrong by about {reference[1]:.0e}")
+    if out is not None:
+        plots.use()
+        ax = plots.work_precision(work)
+        ax.set_title(about)
+        plots.save(ax, out)
+    if images is not None:
+        shown = {
+            name_of(run, **options): end[min(end)] for (run, options), end in zip(entries, ends, strict=True) if end
+        }
+        x = torch.cat([*map(noising.decode, shown.values()), noising.decode(reference[0])]).float().cpu()
+        plots.sheet(x.nan_to_num(0, 0, 0), number, images, scale)  # a lost image is grey
+        typer.echo(f"rows of {images}: {'; '.join(shown)}; reference")
+    written = " and ".join(str(path) for path in (out, images) if path is not None)
+    if written:
+        typer.echo(f"-> {written}")
+
+
+def network_reference(problem: Any, u: Any, end: float, steps: int, meter: Any) -> tuple[Any, float]:
+    """The solution of a network's ODE by a fourth-order method, and about how wrong it is: a fifteenth of the change
+    from half the steps."""
+    from diffnum import grids, solve
+    from diffnum.measure.analysis import rms
+    from diffnum.solvers import prk
+
+    watched = meter.watch(prk)
+    coarse, fine = (
+        solve(problem, watched, u, grids.log_snr(problem.process, n, t_end=end), midpoint="sigma").u
+        for n in (steps // 2, steps)
+    )
+    return fine.double(), rms(fine - coarse) / 15

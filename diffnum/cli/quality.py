@@ -1,0 +1,94 @@
+"""``diffnum quality``."""
+
+from pathlib import Path
+
+import typer
+
+from diffnum import named
+from diffnum.cli.common import Meter, app, explained, make_device, solver_options, writable
+from diffnum.named import GRIDS, PROCESSES
+
+
+@app.command()
+@explained
+def quality(
+    solver: str = typer.Option("f_pndm", help="How to integrate; `diffnum solvers` lists them."),
+    steps: int = typer.Option(20, help="Steps of the grid."),
+    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
+    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS)}."),
+    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
+    denoise: bool = typer.Option(False, help="End with the predicted clean image: one more evaluation."),
+    number: int = typer.Option(1000, "-n", "--number", help="How many images; more go on from those drawn before."),
+    seed: int = typer.Option(0, help="Image i depends on the seed and on i alone: equal seeds make paired runs."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
+    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
+    network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
+    folder: Path = typer.Option(".runs/quality", help="Keeps the images; an interrupted run goes on from there."),
+    against: Path = typer.Option(
+        None, help="A result of another run with the same seed, to compare with image by image."
+    ),
+    out: Path = typer.Option(None, help="The result, a .json file; by default SOLVER_quality.json."),
+) -> None:
+    """Draw many images and measure their distance from CIFAR-10, with an interval.
+
+    The Fréchet distance is that of the features of the shipped classifier, extrapolated to infinitely many images: it
+    compares samplers with each other, and is no FID. The result holds all that is needed to repeat it:
+
+        diffnum quality --solver f_pndm --steps 20 -n 1000 --out f_pndm.json
+
+    A paired comparison, from the same start noise:
+
+        diffnum quality --solver ddim --steps 29 -n 1000 --against f_pndm.json
+    """
+    for name, value, least in (("-n", number, 4), ("--steps", steps, 1)):  # an interval needs halves of two images
+        if value < least:
+            raise ValueError(f"{name} {value} must be at least {least}")
+    named.choose("process", process, PROCESSES)
+    named.choose("grid", grid, GRIDS)
+    path = writable(Path(f"{solver}_quality.json") if out is None else out, ".json")
+    if against is not None and against.resolve() == path.resolve():
+        raise ValueError(f"the result would overwrite --against {against}; name another --out")
+
+    import json
+
+    from diffnum.files import write
+    from diffnum.images import quality as measuring
+    from diffnum.measure.analysis import evaluations
+    from diffnum.solvers import find
+
+    run, where = find(solver), make_device(device)
+    options = solver_options(run, option)
+    recipe = measuring.recipe(
+        solver, steps, process, grid, t_end, options, denoise, network, half, seed, device=str(where)
+    )
+    other = measuring.result(against) if against is not None else None
+    if other is not None and (other["recipe"]["seed"], other["n"]) != (seed, number):
+        raise ValueError(
+            f"--against {against} has seed {other['recipe']['seed']} and {other['n']} images; pairs need the same "
+            f"(--seed {other['recipe']['seed']} -n {other['n']})"
+        )
+    noising = named.process(process)
+    claimed = evaluations(noising, run, steps, recipe["t_end"], **options)
+    measuring.statistics()  # refused before the work, as is what --against needs
+    before = None if other is None else measuring.images(other["recipe"], number, folder)[0]
+    missing = max(number - measuring.drawn(recipe, folder), 0)
+    with Meter("sampling", missing, "images", 1 / claimed) as meter:
+        drawn, nfe, lost = measuring.images(recipe, number, folder, meter.watch, where)
+    found = measuring.score(recipe, drawn, nfe, lost)
+    text = f"{number} images, {nfe} network evaluations each"
+    typer.echo(text + (f", {lost} lost to NaN or infinity" if lost else ""))
+    for name, key in (("Fréchet distance", "frechet"), ("kernel distance", "kernel")):
+        d = found[key]
+        typer.echo(
+            f"{name}: {d['limit']:.4g}, 95 % interval {d['low']:.4g} to {d['high']:.4g} (as drawn {d['value']:.4g})"
+        )
+    if other is not None and before is not None:
+        d = measuring.compare(drawn, before)
+        found["against"] = {"recipe": other["recipe"], **d}
+        typer.echo(
+            f"difference from {other['recipe']['solver']} at {other['nfe']}: {d['limit']:.4g}, 95 % interval "
+            f"{d['low']:.4g} to {d['high']:.4g}; that it is better: {d['verdict']}"
+        )
+    write(path, lambda file: file.write(json.dumps(found, indent=1).encode()))
+    typer.echo(f"-> {path}")

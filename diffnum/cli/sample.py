@@ -1,0 +1,110 @@
+"""``diffnum sample``."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from diffnum import named
+from diffnum.cli.common import Meter, app, explained, make_device, solver_options, writable
+from diffnum.named import GRIDS, PROCESSES
+
+DTYPES = ("float32", "float64", "bfloat16")
+BATCH = 32  # images per network call: larger batches are no faster on two cores, and the bar moves less often
+
+
+@app.command()
+@explained
+def sample(
+    solver: str = typer.Option("f_pndm", help="How to integrate; `diffnum solvers` lists them."),
+    steps: int = typer.Option(20, help="Steps of the grid. F-PNDM spends steps + 9 network evaluations."),
+    process: str = typer.Option(
+        "vp", help=f"Noising process: {', '.join(PROCESSES)}. One network serves all but blurring."
+    ),
+    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS)}."),
+    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
+    denoise: bool = typer.Option(False, help="End with the predicted clean image: one more evaluation."),
+    number: int = typer.Option(64, "-n", "--number", help="How many images."),
+    batch: int = typer.Option(BATCH, help="Images per network call: speed and memory only, the images stay the same."),
+    seed: int = typer.Option(0, help="Image i depends on the seed and on i alone."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    dtype: str = typer.Option("float32", help=f"Precision of the states: {', '.join(DTYPES)}."),
+    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
+    network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
+    columns: int = typer.Option(None, help="Images in a row of the sheet; by default as square as possible."),
+    scale: int = typer.Option(2, help="Enlarge each pixel of the sheet to a square of this size."),
+    npz: bool = typer.Option(False, "--npz", help="Also write the images and how they were made to a .npz file."),
+    out: Path = typer.Option("samples.png", help="The sheet, a .png file; a name in .npz writes the arrays alone."),
+) -> None:
+    """Draw images with a network and write them to one sheet.
+
+    64 CIFAR-10 images by F-PNDM in 20 steps (29 network evaluations):
+
+        diffnum sample
+
+    The same start noise through DDIM at the same cost, and Heun's method on VE:
+
+        diffnum sample --solver ddim --steps 29 --out ddim.png
+
+        diffnum sample --solver heun --process ve --grid karras --out ve.png
+
+    A solver's own options, and arrays to compute with (samples.npz):
+
+        diffnum sample --solver pndm_variable --option order=3 --npz -n 16
+    """
+    for name, value in (("-n", number), ("--steps", steps), ("--batch", batch), ("--scale", scale)):
+        if value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+    if columns is not None and columns < 1:
+        raise ValueError(f"--columns {columns} must be at least 1")
+    named.choose("dtype", dtype, DTYPES)
+    named.choose("process", process, PROCESSES)
+    named.choose("grid", grid, GRIDS)
+    writable(out, ".png", ".npz")
+    arrays = out if out.suffix.lower() == ".npz" else writable(out.with_suffix(".npz"), ".npz") if npz else None
+
+    import numpy as np
+    import torch
+
+    from diffnum import Problem, __version__
+    from diffnum.files import write
+    from diffnum.images.quality import batches
+    from diffnum.measure import plots
+    from diffnum.measure.analysis import evaluations
+    from diffnum.solvers import find
+
+    run, where = find(solver), make_device(device)
+    options = solver_options(run, option)
+    noising = named.process(process)
+    times = named.grid(grid)(noising, steps, t_end=t_end)
+    denoiser = named.network(network, process)
+    problem = Problem(noising, denoiser)
+
+    claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
+    parts, begun, nfe = [], time.perf_counter(), 0
+    with Meter("sampling", number, "images", 1 / claimed) as meter:
+        for solution in batches(
+            problem, meter.watch(run), times, number, seed=seed, batch=batch, device=where,
+            dtype=getattr(torch, dtype), denoise=denoise, **options,
+        ):  # fmt: skip
+            nfe = solution.nfe
+            parts.append(solution.x.to("cpu", torch.float64 if dtype == "float64" else torch.float32))
+    seconds, x = time.perf_counter() - begun, torch.cat(parts)
+
+    pixels = plots.to_uint8(x)  # refuses NaN before anything is written
+    if arrays is not None:
+        about: dict[str, Any] = {
+            "images": pixels.numpy(), "x": x.numpy(), "seed": seed, "solver": solver, "steps": steps, "nfe": nfe,
+            "grid": grid, "times": times.numpy(), "process": process, "denoise": denoise, "options": repr(options),
+            "dtype": dtype, "device": str(where), "network": network, "weights_sha256": getattr(denoiser, "sha256", ""),
+            "diffnum": __version__, "torch": torch.__version__,
+        }  # fmt: skip
+        write(arrays, lambda file: np.savez_compressed(file, **about))
+    if out != arrays:
+        plots.sheet(x, columns, out, scale)
+    written = " and ".join(str(path) for path in dict.fromkeys((out, arrays)) if path is not None)
+    typer.echo(
+        f"{number} image{'s' if number > 1 else ''}, {nfe} network evaluations each, "
+        f"{seconds:.1f} s, {number / seconds:.2f} images/s -> {written}"
+    )
