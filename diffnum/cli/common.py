@@ -101,6 +101,15 @@ def read_value(key: str, text: str, default: Any) -> Any:
         raise ValueError(f"option {key}={text!r} must be of type {type(default).__name__}, like {default!r}") from None
 
 
+def classes(given: list[str]) -> list[str | int] | None:
+    """Labels from ``--label``, each a name or number or several with commas between; ``all`` are the ten in order."""
+    from diffnum.denoisers.guide import NAMES
+
+    texts = [text.strip() for one in given for text in one.split(",")]
+    names = [name for text in texts for name in (NAMES if text == "all" else (text,))]
+    return [int(name) if name.isdecimal() else name for name in names] or None
+
+
 def writable(path: Path, *suffixes: str, option: str = "--out") -> Path:
     """The path, if a file can be put there: asked before the work, so that no result is lost for want of a folder."""
     folder = path.parent

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from diffnum import named
-from diffnum.cli.common import Meter, app, explained, make_device, solver_options, writable
+from diffnum.cli.common import Meter, app, classes, explained, make_device, solver_options, writable
 from diffnum.named import GRIDS, PROCESSES
 
 DTYPES = ("float32", "float64", "bfloat16")
@@ -32,7 +32,13 @@ def sample(
     dtype: str = typer.Option("float32", help=f"Precision of the states: {', '.join(DTYPES)}."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
-    columns: int = typer.Option(None, help="Images in a row of the sheet; by default as square as possible."),
+    guidance: float = typer.Option(
+        None, help="Guide the network with this weight: 1 estimates the posterior mean, 2 to 3 make clearer pictures."
+    ),
+    label: list[str] = typer.Option(
+        [], help="Guide to this class; repeat for several, or all, which are taken in turn. Needs --guidance."
+    ),
+    columns: int = typer.Option(None, help="Images in a row of the sheet; by default one for each label, or a square."),
     scale: int = typer.Option(2, help="Enlarge each pixel of the sheet to a square of this size."),
     npz: bool = typer.Option(False, "--npz", help="Also write the images and how they were made to a .npz file."),
     out: Path = typer.Option("samples.png", help="The sheet, a .png file; a name in .npz writes the arrays alone."),
@@ -48,6 +54,10 @@ def sample(
         diffnum sample --solver ddim --steps 29 --out ddim.png
 
         diffnum sample --solver heun --process ve --grid karras --out ve.png
+
+    Clearer pictures from the same network with a guide, a column for each class:
+
+        diffnum sample --guidance 3 --label all --solver er_sde --process ve --grid karras --steps 14 --out classes.png
 
     A solver's own options, and arrays to compute with (samples.npz):
 
@@ -69,7 +79,7 @@ def sample(
 
     from diffnum import Problem, __version__
     from diffnum.files import write
-    from diffnum.images.quality import batches
+    from diffnum.images.quality import batches, guiding
     from diffnum.measure import plots
     from diffnum.measure.analysis import evaluations
     from diffnum.solvers import find
@@ -78,7 +88,8 @@ def sample(
     options = solver_options(run, option)
     noising = named.process(process)
     times = named.grid(grid)(noising, steps, t_end=t_end)
-    denoiser = named.network(network, process)
+    labels = classes(label)
+    denoiser = named.network(network, process, labels, guidance)
     problem = Problem(noising, denoiser)
 
     claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
@@ -100,9 +111,12 @@ def sample(
             "dtype": dtype, "device": str(where), "network": network, "weights_sha256": getattr(denoiser, "sha256", ""),
             "diffnum": __version__, "torch": torch.__version__,
         }  # fmt: skip
+        guide = guiding(denoiser) or {"guidance": 0.0, "label": None, "guide_sha256": ""}
+        turn = guide["label"] or [""]
+        about |= {**guide, "label": [turn[i % len(turn)] for i in range(number)]}  # of every image
         write(arrays, lambda file: np.savez_compressed(file, **about))
     if out != arrays:
-        plots.sheet(x, columns, out, scale)
+        plots.sheet(x, columns or (len(labels) if labels and len(labels) > 1 else None), out, scale)
     written = " and ".join(str(path) for path in dict.fromkeys((out, arrays)) if path is not None)
     typer.echo(
         f"{number} image{'s' if number > 1 else ''}, {nfe} network evaluations each, "
