@@ -113,7 +113,8 @@ def sample(
         }  # fmt: skip
         guide = guiding(denoiser) or {"guidance": 0.0, "label": None, "guide_sha256": ""}
         turn = guide["label"] or [""]
-        about |= {**guide, "label": [turn[i % len(turn)] for i in range(number)]}  # of every image
+        guide["label"] = [turn[i % len(turn)] for i in range(number)]  # of every image
+        about |= {key: guide[key] for key in ("guidance", "label", "guide_sha256")}
         write(arrays, lambda file: np.savez_compressed(file, **about))
     if out != arrays:
         plots.sheet(x, columns or (len(labels) if labels and len(labels) > 1 else None), out, scale)

@@ -107,12 +107,15 @@ def recipe(
 
 
 def guiding(denoiser: Any) -> dict[str, Any]:
-    """How a network is guided, in plain values: weight, classes by name, and the checksum of the guide; {} if not."""
+    """How a network is guided, in plain values: weight, classes by name, the guide and its windows; {} if it is not."""
     if not isinstance(denoiser, Guided):
         return {}
     label = denoiser.label
     classes = None if label is None else [denoiser.names[k] for k in (label if isinstance(label, list) else [label])]
-    return {"guidance": denoiser.weights[0], "label": classes, "guide_sha256": denoiser.guide.sha256}
+    windows = [span and list(span) for span in denoiser.windows]
+    return {
+        "guidance": denoiser.weights[0], "label": classes, "guide_sha256": denoiser.guide.sha256, "windows": windows,
+    }  # fmt: skip
 
 
 def _place(recipe: dict[str, Any], folder: str | os.PathLike[str]) -> Path:
@@ -163,11 +166,11 @@ def images(
         file = place / f"{first:06d}.npz"
         if not file.is_file():  # always a whole batch, so that n does not change the rounding
             found = {"weights_sha256": denoiser.sha256, **guiding(denoiser)}
-            for what in ("weights_sha256", "guide_sha256"):
+            for what in ("weights_sha256", "guide_sha256", "windows"):
                 if found.get(what) != recipe.get(what):
                     raise DiffnumError(
-                        f"network={recipe['network']!r} has {what} {str(found.get(what))[:12]}..., but the recipe says "
-                        f"{str(recipe.get(what))[:12]}...: restore those weights, or make the recipe anew"
+                        f"network={recipe['network']!r} has {what} {str(found.get(what)):.12}..., but the recipe says "
+                        f"{str(recipe.get(what)):.12}...: restore those weights, or make the recipe anew"
                     )
             (solution,) = batches(
                 problem, watch(solver), times, first + size, first=first, seed=recipe["seed"],
