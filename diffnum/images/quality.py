@@ -169,8 +169,8 @@ def images(
             for what in ("weights_sha256", "guide_sha256", "windows"):
                 if found.get(what) != recipe.get(what):
                     raise DiffnumError(
-                        f"network={recipe['network']!r} has {what} {str(found.get(what)):.12}..., but the recipe says "
-                        f"{str(recipe.get(what)):.12}...: restore those weights, or make the recipe anew"
+                        f"network={recipe['network']!r} has {what} {found.get(what)!s:.12}..., but the recipe says "
+                        f"{recipe.get(what)!s:.12}...: restore those weights, or make the recipe anew"
                     )
             (solution,) = batches(
                 problem, watch(solver), times, first + size, first=first, seed=recipe["seed"],
