@@ -26,7 +26,7 @@ from diffnum.denoisers.network import read
 from diffnum.errors import DiffnumError
 from diffnum.files import write
 from diffnum.images import data, features, metrics
-from diffnum.images.train import code_version
+from diffnum.images.provenance import code_version
 from diffnum.measure.plots import to_uint8
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
