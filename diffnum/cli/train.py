@@ -40,4 +40,4 @@ def train(
         data, out, kind, minutes=minutes, images=images, size=size, init=init, batch=batch, lr=lr, warmup=warmup,
         average=average, seed=seed, resume=resume, device=where,
     )  # fmt: skip
-    typer.echo(f"-> {path}")
+    print(f"-> {path}")
