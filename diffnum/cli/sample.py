@@ -7,7 +7,18 @@ from typing import Any
 import typer
 
 from diffnum import named
-from diffnum.cli.common import Meter, app, classes, explained, make_device, solver_options, writable
+from diffnum.cli.common import (
+    Meter,
+    app,
+    classes,
+    complain,
+    explained,
+    make_device,
+    sheet_fits,
+    solver_options,
+    whole,
+    writable,
+)  # fmt: skip
 from diffnum.named import GRIDS, PROCESSES
 
 DTYPES = ("float32", "float64", "bfloat16")
@@ -64,22 +75,26 @@ def sample(
         diffnum sample --solver pndm_variable --option order=3 --npz -n 16
     """
     for name, value in (("-n", number), ("--steps", steps), ("--batch", batch), ("--scale", scale)):
-        if value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
-    if columns is not None and columns < 1:
-        raise ValueError(f"--columns {columns} must be at least 1")
+        whole(name, value)
+    if columns is not None:
+        whole("--columns", columns)
     named.choose("dtype", dtype, DTYPES)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
-    writable(out, ".png", ".npz")
-    arrays = out if out.suffix.lower() == ".npz" else writable(out.with_suffix(".npz"), ".npz") if npz else None
+    labels = classes(label)
+    columns = columns or (len(labels) if len(labels or ()) > 1 else None)
+    out = writable(out, ".png", ".npz", size=number * 3072)
+    arrays = out if out.suffix.lower() == ".npz" else None
+    if arrays is None:
+        sheet_fits(number, columns, scale, out)
+        arrays = writable(out.with_suffix(".npz"), ".npz", option="--npz", size=number * 15360) if npz else None
 
     import numpy as np
     import torch
 
     from diffnum import Problem, __version__
     from diffnum.files import write
-    from diffnum.images.quality import batches, guiding
+    from diffnum.images import quality
     from diffnum.measure import plots
     from diffnum.measure.analysis import evaluations
     from diffnum.solvers import find
@@ -88,14 +103,13 @@ def sample(
     options = solver_options(run, option)
     noising = named.process(process)
     times = named.grid(grid)(noising, steps, t_end=t_end)
-    labels = classes(label)
     denoiser = named.network(network, process, labels, guidance)
     problem = Problem(noising, denoiser)
 
     claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
     parts, begun, nfe = [], time.perf_counter(), 0
     with Meter("sampling", number, "images", 1 / claimed) as meter:
-        for solution in batches(
+        for solution in quality.batches(
             problem, meter.watch(run), times, number, seed=seed, batch=batch, device=where,
             dtype=getattr(torch, dtype), denoise=denoise, **options,
         ):  # fmt: skip
@@ -111,15 +125,21 @@ def sample(
             "dtype": dtype, "device": str(where), "network": network, "weights_sha256": getattr(denoiser, "sha256", ""),
             "diffnum": __version__, "torch": torch.__version__,
         }  # fmt: skip
-        guide = guiding(denoiser) or {"guidance": 0.0, "label": None, "guide_sha256": ""}
+        guide = quality.guiding(denoiser) or {"guidance": 0.0, "label": None, "guide_sha256": ""}
         turn = guide["label"] or [""]
         guide["label"] = [turn[i % len(turn)] for i in range(number)]  # of every image
         about |= {key: guide[key] for key in ("guidance", "label", "guide_sha256")}
         write(arrays, lambda file: np.savez_compressed(file, **about))
     if out != arrays:
-        plots.sheet(x, columns or (len(labels) if labels and len(labels) > 1 else None), out, scale)
+        plots.sheet(x, columns, out, scale)
     written = " and ".join(str(path) for path in dict.fromkeys((out, arrays)) if path is not None)
-    typer.echo(
+    print(
         f"{number} image{'s' if number > 1 else ''}, {nfe} network evaluations each, "
         f"{seconds:.1f} s, {number / seconds:.2f} images/s -> {written}"
     )
+    if (share := quality.outside(x)) > quality.TOO_MANY:
+        complain(
+            f"{100 * share:.0f} % of the numbers are far out of range (beyond {-quality.FAR:g} ... {quality.FAR:g}): "
+            "these are no images; use more --steps, or another --solver or --grid"
+        )
+        raise typer.Exit(1)

@@ -13,10 +13,9 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__":  # before torch is loaded: Ctrl-C is one line from the first moment on
-    signal.signal(
-        signal.SIGINT, lambda *_: (os.write(2, b"stopped by SIGINT: the work had not begun\n"), os._exit(130))
-    )
+if __name__ == "__main__":  # before torch is loaded: a request to stop is one line from the first moment on
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: (os.write(2, b"stopped before the start\n"), os._exit(128 + n)))
 
 import copy
 import tempfile
