@@ -83,6 +83,10 @@ def test_guided_noise_is_that_of_the_library(weight):
         assert np.allclose(found.ravel(), formula(u.numpy().ravel(), level), rtol=1e-12, atol=1e-12)
 
 
+def test_rates_are_variances():
+    assert guidance.rate_residual(2) == guidance.rate_residual(3) == 0
+
+
 def test_rate_is_the_slope_of_the_noise():
     assert sp.simplify((guidance.rate() - sigma * sp.diff(guidance.guided_noise(), x)).rewrite(sp.exp)) == 0
     held = guidance.rate().subs({x: 0, sigma: s0})

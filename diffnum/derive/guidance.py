@@ -32,6 +32,7 @@ __all__ = [
     "posterior_mean_residuals",
     "pulse_residual",
     "rate",
+    "rate_residual",
     "shifted_gaussian_residual",
     "two_gaussians",
 ]
@@ -82,6 +83,32 @@ def posterior_mean_residuals(points: int = 3) -> tuple[sp.Expr, sp.Expr]:
     by_class = mean(real) + sigma**2 * sp.diff(sp.log(sp.Add(*one) / p), x) - mean(one)
     by_realism = mean(drawn) + sigma**2 * sp.diff(sp.log(p / q), x) - mean(real)
     return sp.simplify(by_class), sp.simplify(by_realism)
+
+
+def rate_residual(points: int = 3, weight: sp.Expr = w) -> sp.Expr:
+    r"""How fast neighbouring solutions of the guided ODE approach each other is a matter of variances: residual, 0.
+
+    .. math:: J_w = \sigma\,\partial_x \epsilon_w = 1 + \frac{(w - 1)\,\mathrm{Var}[x_0 \mid x]
+        - w\,\mathrm{Var}[x_0 \mid x, y]}{\sigma^2}
+
+    per unit of log sigma, for data on any places, of which all but the last are class y; in d dimensions with the
+    identity and covariances. So J is at most 1 for w = 0 and w = 1, and for w > 1 it is largest between the classes.
+    Ours, from `reversing.denoiser_slope_residual`. The weights and places are free symbols.
+    """
+    places = sp.symbols(f"a0:{points}", real=True)
+    parts = _noisy(places, sp.symbols(f"p0:{points}", positive=True), sigma**2)
+
+    def moments(parts: list[sp.Expr]) -> tuple[sp.Expr, sp.Expr]:
+        """The posterior mean and variance."""
+        mean, square = (
+            sp.Add(*(part * a**k for part, a in zip(parts, places, strict=False))) / sp.Add(*parts) for k in (1, 2)
+        )
+        return mean, square - mean**2
+
+    (mean, variance), (mean_y, variance_y) = moments(parts), moments(parts[:-1])
+    noise = (x - (1 - weight) * mean - weight * mean_y) / sigma
+    found = 1 + ((weight - 1) * variance - weight * variance_y) / sigma**2
+    return sp.simplify(sigma * sp.diff(noise, x) - found)
 
 
 def heat_residual(log_density: sp.Expr | None = None) -> sp.Expr:
