@@ -174,7 +174,7 @@ def test_classes_folder_zip_pack_and_batches_agree(folder, tmp_path):
     assert exact.exact and again.exact and (exact.images == again.images).all() and exact.sha256 == again.sha256
     assert datasets.cifar10(packed.parent, "test").exact  # the pack has no JPEG copies of them
     code = packed.parent / "diffnum"
-    assert (code / "train.py").is_file() and not (code / "weights").exists()
+    assert (code / "images" / "train.py").is_file() and not (code / "weights").exists()
     assert exact.tensor([0, 1]).shape == (2, 3, 32, 32) and exact.tensor().abs().max() <= 1
 
     batches = tmp_path / datasets.FOLDER
