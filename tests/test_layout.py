@@ -16,7 +16,7 @@ NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb"))
 
 TOP_LEVEL = {
     *("book", "diffnum", "notebooks", "tests"),
-    *("_config.yml", "_toc.yml", "pyproject.toml", "constraints.txt", "Makefile"),
+    *("_config.yml", "_toc.yml", "pyproject.toml", "constraints.txt", "Makefile", "MANIFEST.in"),
     *("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"),
 }
 
