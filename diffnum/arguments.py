@@ -66,7 +66,7 @@ def number(
     """
     given, value = value, plain(value)
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise WrongKind(f"{name}={shown(given)} is not a number{_usually(usual)}")
+        raise WrongKind(f"{name}={shown(given)} must be a number{_usually(usual)}")
     try:
         found = float(value)
     except OverflowError:
@@ -77,14 +77,10 @@ def number(
 
 
 def _range(low: float, high: float, above: float | None) -> str:
-    words = ["finite"]
-    if above is not None:
-        words.append("positive" if above == 0 else f"above {above:g}")
-    elif low > -inf:
-        words.append("not negative" if low == 0 else f"at least {low:g}")
-    if high < inf:
-        words.append(f"at most {high:g}")
-    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
+    words = [] if above is None else ["positive" if above == 0 else f"above {above:g}"]
+    words += [f"at least {low:g}"] if above is None and low > -inf else []
+    words += [f"at most {high:g}"] if high < inf else []
+    return " and ".join(["finite", ", ".join(words)] if words else ["finite"])
 
 
 def _usually(usual: float | None) -> str:

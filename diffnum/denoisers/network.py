@@ -32,7 +32,7 @@ from torch import Tensor
 from diffnum import arguments
 from diffnum.ambient import Frozen, unrounded
 from diffnum.dct import dct2, decay, idct2
-from diffnum.denoisers.exact import level
+from diffnum.denoisers.exact import floating, level
 from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
 from diffnum.errors import DiffnumError
@@ -91,8 +91,8 @@ class Wiener(Frozen):
 # --------------------------------------------------------------------------------------------------- denoisers
 
 
-class _Weights(Frozen):
-    """A U-Net kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients.
+class Weights(Frozen):
+    """A network kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients.
 
     On a GPU, PyTorch's float32 convolutions round to ten bits (TF32) by default, which hides errors below 1e-3. Where
     that matters, set ``torch.backends.cudnn.conv.fp32_precision = "ieee"`` first.
@@ -100,17 +100,17 @@ class _Weights(Frozen):
 
     half = False  # whether the network runs in bfloat16
 
-    def __init__(self, net: UNet, sha256: str = "", card: dict[str, Any] | None = None) -> None:
+    def __init__(self, net: Any, sha256: str = "", card: dict[str, Any] | None = None) -> None:
         self.config, self.sha256, self.card = net.config, sha256, card or {}
         self.shape = (net.config.colours, 32, 32)
         self._state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        self._nets: dict[tuple[torch.device, torch.dtype], UNet] = {}
+        self._type, self._nets = type(net), {}
 
-    def _net(self, device: torch.device, dtype: torch.dtype) -> UNet:
+    def _net(self, device: torch.device, dtype: torch.dtype) -> Any:
         key = (device, dtype)
         if key not in self._nets:
             with torch.device("meta"), torch.inference_mode(False):
-                net = UNet(self.config)
+                net = self._type(self.config)
                 net.load_state_dict({k: v.to(device, dtype) for k, v in self._state.items()}, assign=True)
             self._nets[key] = net.requires_grad_(False).eval()
         return self._nets[key]
@@ -124,13 +124,10 @@ class _Weights(Frozen):
         return self
 
     def _check(self, x: Any) -> Tensor:
-        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape or x.dim() != 4:
-            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
-                f"x must have shape (batch, {', '.join(map(str, self.shape))}) for this network; got {got}"
-            )
-        if not x.is_floating_point():
-            raise TypeError(f"x must be floating point, scaled to [-1, 1]; got {x.dtype}")
+        floating("x", x)
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
+            needed = ", ".join(map(str, self.shape))
+            raise ValueError(f"x must have shape (batch, {needed}) for this network; got {tuple(x.shape)}")
         return x if x.dtype == torch.float64 else x.float()
 
     def in_bfloat16(self) -> Any:
@@ -145,7 +142,7 @@ class _Weights(Frozen):
             return net(x, label).to(x)
 
 
-class Network(_Weights):
+class Network(Weights):
     r"""Denoiser D(x, sigma) = E[x0 | x0 + sigma n = x] for white noise (Karras et al. 2022, arXiv:2206.00364, table 1).
 
     .. math:: D = \frac{s_d^2}{\sigma^2 + s_d^2} x + \frac{\sigma s_d}{\sqrt{\sigma^2 + s_d^2}} F, \qquad
@@ -215,7 +212,7 @@ class Network(_Weights):
         return s, True, True  # looking would make the GPU wait; the linear denoiser costs little
 
 
-class BlurringNetwork(_Weights):
+class BlurringNetwork(Weights):
     r"""Denoiser for the blurring process, y = y0 + diag(sigma_k) n in the DCT basis, with one level per frequency.
 
     The levels are those of the process at some time t (Hoogeboom and Salimans 2022, arXiv:2209.05557; constants of
@@ -269,33 +266,24 @@ class BlurringNetwork(_Weights):
     @unrounded
     def _predict(self, y: Tensor, sigma: Tensor, want_eps: bool) -> Tensor:
         z, sigma = self._check(y), arguments.array("sigma", sigma)
-        if sigma.shape == (len(z), *self.shape[1:]):
-            rows = zip(*(self._coefficients(levels, z) for levels in sigma), strict=True)
-            # numbers of one frequency each, (1, H, W) a row, and one noise label
-            frequencies = (1, *self.shape[1:])
-            coefficients = [
-                torch.stack(c).reshape(len(z), *(frequencies if c[0].numel() > 1 else ())) for c in map(list, rows)
-            ]
-        elif sigma.shape == self.shape[1:]:
-            coefficients = self._coefficients(sigma, z)
-        else:
+        if sigma.shape not in (self.shape[1:], (len(z), *self.shape[1:])):
             raise ValueError(
                 f"sigma must have shape {self.shape[1:]}, one level per frequency; got {tuple(sigma.shape)}"
             )
-        c_in, label, eps_y, eps_f, x0_y, x0_f = coefficients
+        c_in, label, eps_y, eps_f, x0_y, x0_f = self._coefficients(sigma.reshape(-1, *self.shape[1:]), z)
         f = dct2(self._F(idct2(c_in * z), label))
         out = eps_y * z - eps_f * f if want_eps else x0_y * z + x0_f * f
         return out.to(y.dtype)
 
-    def _coefficients(self, sigma: Tensor, z: Tensor) -> Sequence[Tensor]:
-        """:func:`blurring_coefficients` of levels on the path of the process, where z stands, kept."""
-        key = (float(sigma[0, 0]), float(sigma[-1, -1]), z.device, z.dtype)
+    def _coefficients(self, sigma: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """:func:`blurring_coefficients` of levels (1 or B, H, W) on the path of the process, where z stands, kept."""
+        key = (*sigma[:, 0, 0].tolist(), *sigma[:, -1, -1].tolist(), z.device, z.dtype)
         found = self._cache.get(key)
         if found is None:
             if len(self._cache) >= 1024:  # a grid has tens of times; keep the cache bounded for adaptive integrators
                 self._cache.clear()
-            level = float(sigma[0, 0])
-            expected = level / blur_damping(blurring_time(level), self.blur_max, self.d_min)
+            level = sigma[:, 0, 0]
+            expected = level[:, None, None] / blur_damping(blurring_time(level), self.blur_max, self.d_min)
             if not torch.allclose(sigma, expected, rtol=1e-6):
                 raise ValueError(
                     "sigma is not on the path of the blurring process this network is trained for "
@@ -303,7 +291,9 @@ class BlurringNetwork(_Weights):
                 )
             coefficients = blurring_coefficients(sigma, level, self.spectrum)
             with torch.inference_mode(False):  # a cached inference tensor would break autograd later
-                found = self._cache[key] = tuple(c.to(z.device, z.dtype) for c in coefficients)
+                found = tuple(c.to(z.device, z.dtype) for c in coefficients)
+            if len(sigma) == 1:
+                self._cache[key] = found
         return found
 
 
@@ -312,9 +302,9 @@ def blurring_level(t: Tensor) -> Tensor:
     return torch.tan(math.pi / 2 * (t + 0.004) / 1.008)
 
 
-def blurring_time(level: float) -> float:
+def blurring_time(level: Tensor) -> Tensor:
     """Inverse of :func:`blurring_level`."""
-    return 1.008 * 2 / math.pi * math.atan(level) - 0.004
+    return 1.008 * 2 / math.pi * torch.atan(level) - 0.004
 
 
 def blur_damping(t: float | Tensor, blur_max: float = 10.0, d_min: float = 1e-3, n: int = 32) -> Tensor:

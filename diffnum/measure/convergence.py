@@ -13,8 +13,9 @@ from torch import Tensor
 from diffnum import arguments
 from diffnum.grids import check_times
 from diffnum.measure.reference import reference, rms
+from diffnum.noise import Seeded
 from diffnum.problem import Problem
-from diffnum.runner import Solution, Solver
+from diffnum.runner import Solution, Solver, draws_noise
 from diffnum.solvers import find, solve
 
 FLOOR = 1e-11  # below this an error may be rounding, in the solver or in the reference, and says nothing about order
@@ -104,11 +105,13 @@ def convergence(
         **options: options of the solver.
 
     Raises:
-        ValueError: step counts that do not increase, or grids whose ends differ.
+        ValueError: step counts that do not increase, or grids whose ends differ. Whatever the solver refuses is refused
+            before the first evaluation.
     """
     steps = arguments.counts("steps", steps)
     truth = given_truth(truth, u)
     grids = same_ends(grid, steps, problem.process)
+    rehearse(problem, solver, u, grids, **options)
     if truth is None:
         truth = reference(problem, u, grids[0][[0, -1]], rtol=1e-13)
     runs = [solve(problem, solver, u, times, **options) for times in grids]
@@ -129,6 +132,16 @@ def given_truth(truth: Any, u: Tensor) -> Tensor | None:
     if truth.shape != arguments.state("u", u).shape:
         raise ValueError(f"truth has shape {tuple(truth.shape)}, the states have {tuple(u.shape)}")
     return truth.to(u.device)
+
+
+def rehearse(problem: Problem, solver: str | Solver, u: Tensor, grids: Sequence[Tensor], **options: Any) -> None:
+    """Let a solver refuse what it would refuse: calling a method checks everything and evaluates nothing."""
+    function = find(solver)
+    problem.check(u)
+    if draws_noise(function):
+        options = {"noise": Seeded(0), **options}
+    for times in grids:
+        function(problem, u, times.tolist(), **options)
 
 
 def compared(

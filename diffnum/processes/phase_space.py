@@ -389,9 +389,7 @@ class PSLD(PhaseSpace):
         ends = beta if isinstance(beta, Sequence | np.ndarray) and not isinstance(beta, str) else (beta, beta)
         if len(ends) != 2:
             raise ValueError(f"beta={arguments.shown(beta)} must be a number or a pair (beta_min, beta_max)")
-        low, high = (
-            arguments.number(f"beta_{end}", b, above=0, high=MOST) for end, b in zip(("min", "max"), ends, strict=True)
-        )
+        low, high = (arguments.number("beta", b, above=0, high=MOST) for b in ends)
         Gamma = arguments.number("Gamma", Gamma, 0.0, MOST, usual=0.01)
         nu = arguments.number("nu", nu, above=0, high=MOST, usual=4.01)
         if not Gamma < nu:
