@@ -23,6 +23,8 @@ TOP_LEVEL = {
 # A module imports only from floors below its own. `diffnum.solvers.pndm` is looked up as such, then as `solvers`.
 FLOORS = {
     "errors": -1,
+    "arguments": -0.8,
+    "ambient": -0.7,
     "weights": -1,
     "coefficients": 0,
     "dct": 0,
