@@ -242,6 +242,8 @@ def test_closed_windows_cost_nothing_and_change_nothing():
     assert guide.calls == 1 and guide.levels == [0.1, 0.15, 1.0, 40.0]  # asked only where a window is open
     assert torch.equal(found[[0, 3]], q.eps(x, levels)[[0, 3]])
     assert torch.equal(found[2:3], guided.eps(x[2:3], 1.0)) and not torch.equal(found[1], q.eps(x, levels)[1])
+    with pytest.raises(DiffnumError, match="cannot be changed"):
+        guided.label = 0
     assert torch.equal(guided.labelled(0).eps(x, 1.0), dn.Guided(q, guide, 0, (3.0, 2.0)).eps(x, 1.0))
 
 
@@ -341,7 +343,7 @@ def test_another_denoiser_is_refused(network):
         with pytest.raises((DiffnumError, TypeError), match=r"guide|denoiser"):
             dn.Guided(denoiser, guides.load(), 0)
     stranger = guides.Guide.__new__(guides.Guide)
-    stranger.__dict__ |= {**guides.load().__dict__, "denoiser": "ab" * 32}
+    vars(stranger).update({**vars(guides.load()), "denoiser": "ab" * 32})
     with pytest.raises(DiffnumError, match="abababab"):
         dn.Guided(network, stranger)
     with pytest.raises(DiffnumError, match="blurring"):
