@@ -40,7 +40,7 @@ def grid(name: str) -> Callable[..., Any]:
 def network(name: str, process: str, label: Any = None, guidance: float | None = None) -> Any:
     """The network of that name, if the process can use it; blurring has a shipped network of its own.
 
-    With ``guidance`` it is guided, to ``label`` if there is one, as :func:`diffnum.load` says.
+    With ``guidance`` it is guided, to ``label`` if there is one, as `dn.load` says.
 
     Raises:
         KeyError: no such network. DiffnumError: it is of the wrong kind for the process, or its file is damaged.

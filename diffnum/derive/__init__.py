@@ -11,10 +11,11 @@ library only. Functions return SymPy objects and print nothing: a notebook shows
 `pndm`           the transfer map, local errors of pseudo methods, global error constants, the last step
 `gddim`          phase space in closed form, the root R, exponential Adams methods, the stochastic step
 `er_sde`         noise scales, the exact solution, Taylor coefficients, local errors, what noise does to the order
+`guidance`       Bayes and Tweedie at weight 1, the defect of other weights, rates, what overshoots
 `psld`           splitting on phase space and its local errors, conjugate integrators, exponentials, stability
 ===============  =====================================================================================
 
 Import the module you need: ``from diffnum.derive import pndm``.
 """
 
-__all__ = ["classical", "ddim", "er_sde", "gddim", "linear_sde", "pndm", "psld", "reversing"]
+__all__ = ["classical", "ddim", "er_sde", "gddim", "guidance", "linear_sde", "pndm", "psld", "reversing"]

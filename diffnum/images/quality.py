@@ -91,7 +91,7 @@ def recipe(
     """Everything that decides the images of a sampler, in plain values, with the checksum of the network.
 
     Names are those of the command line; ``half`` evaluates the network in bfloat16. ``label`` and ``guidance`` are
-    those of :func:`diffnum.load`; several labels are taken in turn. A recipe without guidance does not mention it.
+    those of `dn.load`; several labels are taken in turn. A recipe without guidance does not mention it.
 
     Raises:
         KeyError, ValueError, DiffnumError: an unknown name, a bad grid, network, seed or batch, or no such class.
