@@ -71,6 +71,8 @@ FLOORS = {
     "__main__": 7.3,
 }
 SHARED_INSIDE = {"processes", "denoisers", "derive"}  # files of these packages may import each other
+LINES = 450  # of a file of the library: a reader takes in one screen after another, not a thousand lines
+TOO_LONG = {"diffnum/images/train.py"}  # being split
 FORBIDDEN_IN_SOLVERS = {"sympy", "matplotlib", "PIL", "typer", "rich", "safetensors", "pooch"}
 ONLY_IN = {  # each of these libraries is imported by the modules that are about it
     "sympy": {"derive"},
@@ -216,6 +218,12 @@ def test_no_private_names_cross_modules(path):
         if name.startswith("diffnum") and re.search(r"\._[^_.]", "." + name.partition(".")[2])
     ]
     assert not private, f"private names of another module: {private}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_file_is_too_long(path):
+    count = len(path.read_text(encoding="utf-8").splitlines())
+    assert (count > LINES) == (relative(path) in TOO_LONG), f"{count} lines; split a file of more than {LINES} by theme"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

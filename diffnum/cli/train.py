@@ -57,4 +57,4 @@ def train(
             average=average, seed=seed, resume=resume, device=where, background=background, network=network,
             drawn=drawn, pictures=pictures,
         )  # fmt: skip
-    typer.echo(f"-> {path}")
+    print(f"-> {path}")
