@@ -83,12 +83,20 @@ def test_training_lowers_the_loss(folder, tmp_path, kind):
     assert rows == card["validation"]  # the card holds what the shipped file does
 
 
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """What a guide needs to be tried: few drawings, of one step."""
+    monkeypatch.setattr(guiding, "SAMPLERS", (("ddim", 1, "vp", "log_snr"),))
+    monkeypatch.setattr(guiding, "ASIDE", 8)
+    return {"drawn": tmp_path / "drawn", "pictures": 42}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", training.TASKS)
-def test_training_on_a_gpu(folder, tmp_path, kind):
+def test_training_on_a_gpu(folder, tmp_path, kind, few):
     size = TINY if kind != "features" else "small"
     given = options(folder, tmp_path / "net", kind=kind, images=16, device="cuda", amp=True, size=size)
-    card = json.loads(training.train(**given).with_suffix(".json").read_text())
+    card = json.loads(training.train(**given, **few).with_suffix(".json").read_text())
     assert card["images"] == 16 and np.isfinite([list(row.values()) for row in card["validation"]]).all()
 
 
@@ -531,17 +539,16 @@ def test_the_version_is_ours_or_the_installed_one(tmp_path):
 # ---------------------------------------------------------------------------------------------------- the guide
 
 
-def test_a_guide_learns_to_tell_drawn_from_real(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(guiding, "SAMPLERS", (("ddim", 1, "vp", "log_snr"),))
-    monkeypatch.setattr(guiding, "ASIDE", 8)
+def test_a_guide_learns_to_tell_drawn_from_real(folder, tmp_path, few):
     given = options(folder, tmp_path / "guide", kind="guide", size=GUIDE, images=1200, batch=24, lr=1e-2)
-    given |= {"drawn": tmp_path / "drawn", "pictures": 42, "warmup": 5}
+    given |= {**few, "warmup": 5}
     path = training.train(**given)
     card = json.loads(path.with_suffix(".json").read_text())
     drawn = card["data"]["drawn"][0]
     assert drawn["images"] == 50 and drawn["recipe"]["weights_sha256"] == load("cifar10").sha256
     found = guides.load(path)
     assert found.denoiser == load("cifar10").sha256 == card["settings"]["network"] and found.sha256 == card["sha256"]
+    assert card["denoiser"] == {"name": "cifar10", "sha256": found.denoiser}
     at = {row["sigma"]: row for row in card["validation"]}
     assert at[0.5]["auc"] > 0.9 and at[0.5]["odds"] < 0.5  # one step of ddim draws grey blurs
     # from there, and from a denoiser, whose encoder it then has
