@@ -78,7 +78,7 @@ def assert_exact(
 
     Exactly up to rounding, which a step that removes nearly all noise magnifies by the ratio of the noise levels.
     """
-    x0 = torch.linspace(-1, 1, prod(event), dtype=torch.float64).reshape(1, *event)
+    x0 = torch.linspace(-1, 1, prod(event), dtype=torch.float64, device="cpu").reshape(1, *event)
     noise = Seeded(1).normal(process.state_shape((3, *event), data=True))
     first, last = (
         act(process.mean(t), process.coordinates(x0)) + act(process.rotation_root(t), noise)
