@@ -30,11 +30,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from diffnum.denoisers.guide import NAMES
 from diffnum.errors import DiffnumError
 from diffnum.files import place as placed
 from diffnum.files import read, write
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = NAMES
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE, FOLDER, LOSSLESS, PACK = (
