@@ -37,6 +37,7 @@ class Convergence:
         by_start: error of each start state, ``(len(steps), batch)``; ``median`` is its median over starts.
             (From :func:`weak_convergence`: the errors of mean and covariance.)
         claim: the order that the solver claims for this grid and these options, or None.
+        ends: noise levels sigma/alpha at both ends of the grids, on images those of their mean.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Convergence:
     errors: tuple[float, ...]
     by_start: Tensor = field(repr=False, compare=False)
     claim: int | None = None
+    ends: tuple[float, float] | None = None
 
     @property
     def median(self) -> tuple[float, ...]:
@@ -116,16 +118,26 @@ def convergence(
     runs = [solve(problem, solver, u, times, **options) for times in grids]
     function = find(solver)
     claimed = claimed_order(function, problem.process, grids[-1], **options)
-    return compared(name_of(function, **options), steps, runs, truth, claimed)
+    return compared(name_of(function, **options), steps, runs, truth, claimed, levels_of(grids[-1], problem.process))
 
 
 def compared(
-    name: str, steps: tuple[int, ...], runs: Sequence[Solution], truth: Tensor, claim: int | None
+    name: str,
+    steps: tuple[int, ...],
+    runs: Sequence[Solution],
+    truth: Tensor,
+    claim: int | None,
+    ends: tuple[float, float],
 ) -> Convergence:
     """Runs with more and more steps against the one state at which they should end."""
     wrong = torch.stack([(run.u.double() - truth).flatten(1).square().mean(1).sqrt() for run in runs])
     errors = tuple(rms(row) for row in wrong)
-    return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claim)
+    return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claim, ends)
+
+
+def levels_of(times: Tensor, process: Any) -> tuple[float, float]:
+    """The noise levels sigma/alpha at both ends of a grid."""
+    return process.rho(times[0].item()), process.rho(times[-1].item())
 
 
 def claimed_order(solver: Solver, process: Any, times: Tensor, what: str = "order", **options: Any) -> int | None:
