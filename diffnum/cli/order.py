@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from diffnum import named
-from diffnum.cli.common import app, explained, solver_options, writable
+from diffnum.cli.common import Meter, app, explained, solver_options, whole, writable
 from diffnum.named import GRIDS, PROCESSES
 
 
@@ -43,9 +43,10 @@ def order(
         raise ValueError(f"--steps {steps!r} must be whole numbers between commas, such as 40,80,160") from None
     if len(counts) < 2 or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
         raise ValueError(f"--steps {steps} must be at least two positive numbers that increase, such as 40,80,160")
+    whole("--steps", counts[-1])
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS[:-1])
-    path = writable(Path(f"{solver}_order.png") if out is None else out, ".png")
+    path = writable(Path(f"{Path(solver).name}_order.png") if out is None else out, ".png")
     os.environ.setdefault("MPLBACKEND", "agg")  # a file, not a window
 
     from rich.box import SIMPLE_HEAD
@@ -55,7 +56,7 @@ def order(
     from diffnum import Problem
     from diffnum.denoisers import targets
     from diffnum.measure import plots
-    from diffnum.measure.analysis import convergence, ladder, weak_convergence
+    from diffnum.measure.analysis import convergence, evaluations, ladder, weak_convergence
     from diffnum.measure.checks import assert_order
     from diffnum.solvers import find
 
@@ -65,12 +66,21 @@ def order(
     if noising.family == "blurring":
         raise ValueError("--process blurring acts on images, and the exact problems here are vectors; use cld or psld")
     times = ladder(named.grid(grid), noising, t_end=t_end)
-    if getattr(run, "kind", "ode") == "sde":
-        target = "gaussian"
-        result = weak_convergence(Problem(noising, targets.gaussian()), run, times, counts, **options)
-    else:
-        problem = Problem(noising, targets.target(target))
-        result = convergence(problem, run, targets.starts(noising, seed=seed), times, counts, **options)
+    weak = getattr(run, "kind", "ode") == "sde"
+    target = "gaussian" if weak else target
+    problem = Problem(noising, targets.target(target))
+    planned = (1 + weak) * sum(evaluations(noising, run, n, float(times(n)[-1]), **options) for n in counts)
+    with Meter("measuring", planned, "evaluations", None, state="" if weak else "reference solution") as meter:
+        watched = meter.watch(run)
+        if weak:
+            result = weak_convergence(problem, watched, times, counts, **options)
+        else:
+            result = convergence(problem, watched, targets.starts(noising, seed=seed), times, counts, **options)
+
+    plots.use()
+    ax = plots.convergence(result)
+    ax.set_title(f"{result.name} on the {grid} grid ({process}, {target} target)")
+    plots.save(ax, path)
 
     title = f"{result.name}: {target} target, {process}, {grid} grid"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
@@ -80,10 +90,6 @@ def order(
     for n, nfe, error, slope in zip(result.steps, result.nfe, result.errors, slopes, strict=True):
         table.add_row(str(n), str(nfe), f"{error:.2e}", slope)
     Console().print(table, markup=False)
-    plots.use()
-    ax = plots.convergence(result)
-    ax.set_title(f"{result.name} on the {grid} grid ({process}, {target} target)")
-    plots.save(ax, path)
     try:
         assert_order(result)
         verdict, status = f"order {result.claim} is claimed, {result.order:.2f} observed: confirmed", 0
@@ -92,5 +98,5 @@ def order(
         moving = len(result.tail) > 1 and abs(result.tail[-1] - result.tail[-2]) > 0.15
         hint = "; the slopes still change, so try more --steps or another --grid" if moving else ""
         verdict, status = f"not confirmed: {str(error).splitlines()[0]}{hint}", 1
-    typer.echo(f"{verdict} -> {path}")
+    print(f"{verdict} -> {path}")
     raise typer.Exit(status)

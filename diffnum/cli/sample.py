@@ -7,7 +7,9 @@ from typing import Any
 import typer
 
 from diffnum import named
-from diffnum.cli.common import Meter, app, explained, make_device, solver_options, writable
+from diffnum.cli.common import (
+    Meter, app, complain, explained, make_device, sheet_fits, solver_options, whole, writable,
+)  # fmt: skip
 from diffnum.named import GRIDS, PROCESSES
 
 DTYPES = ("float32", "float64", "bfloat16")
@@ -54,22 +56,24 @@ def sample(
         diffnum sample --solver pndm_variable --option order=3 --npz -n 16
     """
     for name, value in (("-n", number), ("--steps", steps), ("--batch", batch), ("--scale", scale)):
-        if value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
-    if columns is not None and columns < 1:
-        raise ValueError(f"--columns {columns} must be at least 1")
+        whole(name, value)
+    if columns is not None:
+        whole("--columns", columns)
     named.choose("dtype", dtype, DTYPES)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
-    writable(out, ".png", ".npz")
-    arrays = out if out.suffix.lower() == ".npz" else writable(out.with_suffix(".npz"), ".npz") if npz else None
+    out = writable(out, ".png", ".npz", size=number * 3072)
+    arrays = out if out.suffix.lower() == ".npz" else None
+    if arrays is None:
+        sheet_fits(number, columns, scale, out)
+        arrays = writable(out.with_suffix(".npz"), ".npz", option="--npz", size=number * 15360) if npz else None
 
     import numpy as np
     import torch
 
     from diffnum import Problem, __version__
     from diffnum.files import write
-    from diffnum.images.quality import batches
+    from diffnum.images import quality
     from diffnum.measure import plots
     from diffnum.measure.analysis import evaluations
     from diffnum.solvers import find
@@ -84,7 +88,7 @@ def sample(
     claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
     parts, begun, nfe = [], time.perf_counter(), 0
     with Meter("sampling", number, "images", 1 / claimed) as meter:
-        for solution in batches(
+        for solution in quality.batches(
             problem, meter.watch(run), times, number, seed=seed, batch=batch, device=where,
             dtype=getattr(torch, dtype), denoise=denoise, **options,
         ):  # fmt: skip
@@ -104,7 +108,13 @@ def sample(
     if out != arrays:
         plots.sheet(x, columns, out, scale)
     written = " and ".join(str(path) for path in dict.fromkeys((out, arrays)) if path is not None)
-    typer.echo(
+    print(
         f"{number} image{'s' if number > 1 else ''}, {nfe} network evaluations each, "
         f"{seconds:.1f} s, {number / seconds:.2f} images/s -> {written}"
     )
+    if (share := quality.outside(x)) > quality.TOO_MANY:
+        complain(
+            f"{100 * share:.0f} % of the numbers are far out of range (beyond {-quality.FAR:g} ... {quality.FAR:g}): "
+            "these are no images; use more --steps, or another --solver or --grid"
+        )
+        raise typer.Exit(1)

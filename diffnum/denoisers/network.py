@@ -79,8 +79,8 @@ class Wiener:
 # --------------------------------------------------------------------------------------------------- denoisers
 
 
-class _Weights:
-    """A U-Net kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients.
+class Weights:
+    """A network kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients.
 
     On a GPU, PyTorch's float32 convolutions round to ten bits (TF32) by default, which hides errors below 1e-3. Where
     that matters, set ``torch.backends.cudnn.conv.fp32_precision = "ieee"`` first.
@@ -88,18 +88,19 @@ class _Weights:
 
     half = False  # whether the network runs in bfloat16
 
-    def __init__(self, net: UNet, sha256: str = "", card: dict[str, Any] | None = None) -> None:
+    def __init__(self, net: Any, sha256: str = "", card: dict[str, Any] | None = None) -> None:
         self.config, self.sha256, self.card = net.config, sha256, card or {}
         self.shape = (net.config.colours, 32, 32)
-        self._state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        self._nets: dict[tuple[torch.device, torch.dtype], UNet] = {}
+        with torch.inference_mode(False):  # tensors that are made under it know no gradients for good
+            self._state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        self._type, self._nets = type(net), {}
 
-    def _net(self, device: torch.device, dtype: torch.dtype) -> UNet:
+    def _net(self, device: torch.device, dtype: torch.dtype) -> Any:
         key = (device, dtype)
         if key not in self._nets:
-            with torch.device("meta"):
-                net = UNet(self.config)
-            net.load_state_dict({k: v.to(device, dtype) for k, v in self._state.items()}, assign=True)
+            with torch.device("meta"), torch.inference_mode(False):
+                net = self._type(self.config)
+                net.load_state_dict({k: v.to(device, dtype) for k, v in self._state.items()}, assign=True)
             self._nets[key] = net.requires_grad_(False).eval()
         return self._nets[key]
 
@@ -133,7 +134,7 @@ class _Weights:
             return net(x, label).to(x)
 
 
-class Network(_Weights):
+class Network(Weights):
     r"""Denoiser D(x, sigma) = E[x0 | x0 + sigma n = x] for white noise (Karras et al. 2022, arXiv:2206.00364, table 1).
 
     .. math:: D = \frac{s_d^2}{\sigma^2 + s_d^2} x + \frac{\sigma s_d}{\sqrt{\sigma^2 + s_d^2}} F, \qquad
@@ -204,7 +205,7 @@ class Network(_Weights):
         return s, True, True  # looking would make the GPU wait; the linear denoiser costs little
 
 
-class BlurringNetwork(_Weights):
+class BlurringNetwork(Weights):
     r"""Denoiser for the blurring process, y = y0 + diag(sigma_k) n in the DCT basis, with one level per frequency.
 
     The levels are those of the process at some time t (Hoogeboom and Salimans 2022, arXiv:2209.05557; constants of

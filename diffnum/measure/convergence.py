@@ -12,8 +12,9 @@ from torch import Tensor
 
 from diffnum.grids import check_times
 from diffnum.measure.reference import reference, rms
+from diffnum.noise import Seeded
 from diffnum.problem import Problem
-from diffnum.runner import Solution, Solver
+from diffnum.runner import Solution, Solver, draws_noise
 from diffnum.solvers import find, solve
 
 FLOOR = 1e-11  # below this an error may be rounding, in the solver or in the reference, and says nothing about order
@@ -105,12 +106,14 @@ def convergence(
         **options: options of the solver.
 
     Raises:
-        ValueError: step counts that do not increase, or grids whose ends differ.
+        ValueError: step counts that do not increase, or grids whose ends differ. Whatever the solver refuses is refused
+            before the first evaluation.
     """
     steps = tuple(steps)
     if not steps or any(n < 1 for n in steps) or any(a >= b for a, b in pairwise(steps)):
         raise ValueError(f"steps={steps} must be positive and increase")
     grids = same_ends(grid, steps, problem.process)
+    rehearse(problem, solver, u, grids, **options)
     if truth is None:
         truth = reference(problem, u, grids[0][[0, -1]], rtol=1e-13)
     if truth.shape != u.shape:
@@ -119,6 +122,16 @@ def convergence(
     function = find(solver)
     claimed = claimed_order(function, problem.process, grids[-1], **options)
     return compared(name_of(function, **options), steps, runs, truth, claimed, levels_of(grids[-1], problem.process))
+
+
+def rehearse(problem: Problem, solver: str | Solver, u: Tensor, grids: Sequence[Tensor], **options: Any) -> None:
+    """Let a solver refuse what it would refuse: calling a method checks everything and evaluates nothing."""
+    function = find(solver)
+    problem.check(u)
+    if draws_noise(function):
+        options = {"noise": Seeded(0), **options}
+    for times in grids:
+        function(problem, u, times.tolist(), **options)
 
 
 def compared(

@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from diffnum.measure.convergence import Convergence, convergence, name_of, same_ends
+from diffnum.measure.convergence import Convergence, convergence, name_of, rehearse, same_ends
 from diffnum.measure.reference import reference
-from diffnum.noise import Seeded
 from diffnum.problem import Problem
-from diffnum.runner import Solver, draws_noise
+from diffnum.runner import Solver
 from diffnum.solvers import find
 
 
@@ -167,12 +166,8 @@ def work_precision(
         raise ValueError("no solver fits any of the budgets" if entries else "solvers is empty; name at least one")
     used = sorted({n for _, _, kept in plan for n in kept})
     times = dict(zip(used, same_ends(grid, used, problem.process), strict=True))
-    problem.check(u)
-    for solver, options, kept in plan:  # calling a method checks everything and evaluates nothing
-        function = find(solver)
-        noise = {"noise": Seeded(0)} if draws_noise(function) else {}
-        for n in kept:
-            function(problem, u, times[n].tolist(), **noise, **options)
+    for solver, options, kept in plan:
+        rehearse(problem, solver, u, [times[n] for n in kept], **options)
     if truth is None:
         truth = reference(problem, u, times[used[0]][[0, -1]], rtol=1e-13)
     elif callable(truth):
