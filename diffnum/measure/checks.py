@@ -28,6 +28,9 @@ from diffnum.solvers import find, solve
 #: points, an exponential), behind a noise prediction as many, and every kernel sums them in another order.
 MARGIN = 2**8
 
+#: The relative difference that rounding explains in float64 where nothing magnifies it, 2.8e-14.
+ROUNDED = MARGIN * 2.0**-53
+
 
 def roundoff(dtype: torch.dtype = torch.float64) -> float:
     """Unit roundoff of a dtype: half its distance from 1 to the next number, 2**-53 for float64."""
@@ -37,13 +40,16 @@ def roundoff(dtype: torch.dtype = torch.float64) -> float:
 def rounding(process: Any, times: Tensor, dtype: torch.dtype = torch.float64, stages: int = 1) -> float:
     r"""What rounding may do to the final state of a run along a grid, on data of size 1.
 
-    .. math:: 2^8 u \sum_i \Bigl(1 + \max |\Psi(t_n, t_i)| \, |R_{t_i}|
+    .. math:: u \sum_i \Bigl(2^8 + (2^8 + 4 \kappa_i) \max |M_i| \, |\Psi(t_{i+1}, t_i)| \, |R_{t_i}|
               \, \Bigl(\frac{\rho_i}{\rho_{i+1}}\Bigr)^{m - 1}\Bigr)
 
-    A step from :math:`t_i` adds numbers of the size of the state, data and noise; what their rounding loses the
-    transition brings to the end with these weights. On VP and VE the second term is :math:`\alpha_n \rho_i`: where a
-    step removes nearly all noise, what is left carries the rounding of what was there. Each further stage of a step
-    divides that by the less noise at which it evaluates, and multiplies it by the length of the step.
+    Step i adds numbers of the size of the state, data and noise, and what their rounding loses is brought to the end
+    by :math:`M_i`: the transition, if later noise predictions do not answer to it, or :math:`R_{t_n} R_{t_{i+1}}^{-1}`
+    if they do; the larger one counts. On VP and VE the term is :math:`\alpha_n \rho_i`: where a step removes nearly all
+    noise, what is left carries the rounding of what was there. A time is a rounded number too, a few units where it is
+    a node of a quadrature, and :math:`\kappa_i = d \log \rho / d \log t` is what a level makes of it: large where rho has
+    a pole, as at the end of the cosine schedule. Each further stage of a step divides by the less noise at which it
+    evaluates, and multiplies by the length of the step.
 
     Args:
         process, times: the process and the grid.
@@ -51,10 +57,16 @@ def rounding(process: Any, times: Tensor, dtype: torch.dtype = torch.float64, st
         stages: m, evaluations of the method within one step.
     """
     times = check_times(times, process)
-    carried = (process.transition(times[-1], times).abs() @ process.rotation_root(times).abs()).flatten(1).amax(1)
+    here, there, R = times[:-1], times[1:], process.rotation_root(times).abs()
+    added = process.transition(there, here).abs() @ R[:-1]
+    lost = (process.transition(times[-1], there).abs() @ added).flatten(1).amax(1)
+    back = R[-1] @ torch.linalg.inv(process.rotation_root(there[:-1])).abs() @ added[:-1]
+    lost[:-1] = torch.maximum(lost[:-1], back.flatten(1).amax(1))
+    steep = (process.rho(here) / process.rho(here * (1 - 1e-6))).log() / 1e-6
     levels = process.rho(times)
     ratios = torch.where(levels[1:] > 0, levels[:-1] / levels[1:], 1.0)  # nothing is evaluated where noise is 0
-    return MARGIN * roundoff(dtype) * (len(times) + (carried[:-1] * ratios ** (stages - 1)).sum().item())
+    parts = MARGIN + (MARGIN + 4 * steep) * lost * ratios ** (stages - 1)
+    return roundoff(dtype) * parts.sum().item()
 
 
 def assert_order(result: Convergence, order: int | None = None, within: float | None = None) -> float:
