@@ -69,7 +69,9 @@ def everything(names: list[str], workers: str) -> int:
             ran, failed = ran + count, failed | more
         differs = {where: said for where, said in failed.items() if where not in usual}
         bad += len(differs)
-        print(f"{name}: {ran} tests and cells, {len(differs) or 'nothing'} {'fail' if differs else 'differs'}", flush=True)
+        print(
+            f"{name}: {ran} tests and cells, {len(differs) or 'nothing'} {'fail' if differs else 'differs'}", flush=True
+        )
         for where, said in differs.items():
             print(f"  {where}\n    {said}", flush=True)
         usual = usual or failed

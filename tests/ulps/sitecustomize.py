@@ -65,7 +65,9 @@ if ULPS:
                 scale = args[1] * kwargs["alpha"] if isinstance(args[1], torch.Tensor) else None
                 if scale is None or scale.dtype not in UNIT:
                     return func(*args, **kwargs)
-            elif name not in FUNCTIONS or (name == "pow" and not isinstance(args[1], torch.Tensor) and args[1] in (-2, -1, -0.5, 0.5, 1, 2, 3)):
+            elif name not in FUNCTIONS or (
+                name == "pow" and not isinstance(args[1], torch.Tensor) and args[1] in (-2, -1, -0.5, 0.5, 1, 2, 3)
+            ):
                 return func(*args, **kwargs)
             out = func(*args, **kwargs)
             first = out[0] if isinstance(out, tuple) else out
