@@ -52,27 +52,52 @@ help: ## show this list
 	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  CONSTRAINTS=$(CONSTRAINTS)  PYTEST_ARGS=$(PYTEST_ARGS)  WORKERS=$(WORKERS)"
 
 # ---------------------------------------------------------------------------------------------------- installation
-$(STAMPS)/venv:
-	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
-	  echo "make: '$(PYTHON)' is not found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "make: diffnum needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@if "$(BIN)/python" -m pip --version >/dev/null 2>&1; then :; else \
+# An environment holds absolute paths: its own, in its scripts, and that of the checkout, which is installed in place. Its
+# stamp tells both; where they differ, after `mv` or `cp -r`, the scripts get the new path and diffnum is installed anew.
+define RELOCATE
+import pathlib, sys
+old, new = (path.encode() for path in sys.argv[1:])
+for file in pathlib.Path(sys.argv[2], "bin").iterdir():
+    text = b"" if file.is_symlink() or file.is_dir() else file.read_bytes()
+    if old in text and bytes(1) not in text:
+        head, _, rest = text.partition(b"\n")
+        if head.startswith(b"#!" + old):  # as pip writes it for a path with spaces or a long one
+            text = b"#!/bin/sh\n'''exec' \"%s\" \"$$0\" \"$$@\"\n' '''\n%s" % (head[2:], rest)
+        file.write_bytes(text.replace(old, new))
+endef
+export RELOCATE
+
+.PHONY: always
+always:
+$(STAMPS)/venv: always
+	@place="$$(pwd -P)"; home="$$(cd "$(VENV)" 2>/dev/null && pwd -P)"; \
+	if [ -n "$$home" ] && [ "$$(cat "$@" 2>/dev/null)" = "$$(printf '%s\n' "$$place" "$$home")" ]; then exit 0; fi; \
+	command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	  echo "make: '$(PYTHON)' is not found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; }; \
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: diffnum needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+	if "$(BIN)/python" -m pip --version >/dev/null 2>&1; then :; else \
 	  "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "make: '$(PYTHON)' cannot create virtual environments. On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }; \
 	  echo "== creating $(VENV) with $$("$(PYTHON)" -V)"; \
-	  "$(PYTHON)" -m venv "$(VENV)"; \
-	fi
-	@mkdir -p "$(STAMPS)" && touch "$@"
+	  "$(PYTHON)" -m venv "$(VENV)" || exit 1; \
+	fi; \
+	home="$$(cd "$(VENV)" && pwd -P)"; was="$$(sed -n 2p "$@" 2>/dev/null)"; \
+	if [ -n "$$was" ] && [ "$$was" != "$$home" ]; then $(PY) -c "$$RELOCATE" "$$was" "$$home" || exit 1; fi; \
+	mkdir -p "$(STAMPS)" && printf '%s\n' "$$place" "$$home" > "$@"
 
-$(STAMPS)/core: pyproject.toml $(CONSTRAINTS) | $(STAMPS)/venv
-	@echo "== installing diffnum into $(VENV) (a few minutes the first time)"
-	$(PIP) -q -e .
+# Where only the place is new, nothing need be fetched.
+moved = $(if $(filter-out $(STAMPS)/venv,$?),false,echo "== this checkout was moved or copied: installing it where it is" && \
+  $(PIP) -q --no-deps --no-build-isolation -e . 2>/dev/null)
+
+$(STAMPS)/core: pyproject.toml $(CONSTRAINTS) $(STAMPS)/venv
+	@$(moved) || { echo "== installing diffnum into $(VENV) (a few minutes the first time)"; $(PIP) -q -e .; }
 	@touch "$@"
 
-$(STAMPS)/dev: pyproject.toml $(CONSTRAINTS) | $(STAMPS)/venv
-	@echo "== installing diffnum with the tools for tests and book into $(VENV) (a few minutes the first time)"
-	$(PIP) -q -e '.[dev]'
+$(STAMPS)/dev: pyproject.toml $(CONSTRAINTS) $(STAMPS)/venv
+	@$(moved) || { \
+	  echo "== installing diffnum with the tools for tests and book into $(VENV) (a few minutes the first time)"; \
+	  $(PIP) -q -e '.[dev]'; }
 	@touch "$(STAMPS)/core" "$@"
 
 core: $(STAMPS)/core ## install the library only
@@ -81,7 +106,7 @@ setup: $(STAMPS)/dev ## install the library with everything for tests and book
 
 # ------------------------------------------------------------------------------------------------------------- use
 sample: $(STAMPS)/core ## draw 64 CIFAR-10 images into samples.png (installs the library only)
-	"$(BIN)/diffnum" sample --out samples.png
+	$(PY) -m diffnum sample --out samples.png
 
 lab: $(STAMPS)/dev ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=. notebooks

@@ -555,7 +555,7 @@ def test_what_does_not_fit_is_refused(cld):
         dn.Blurring((4, 6)).event_shape(torch.zeros(2, 6, 4))
     for make, message in (
         (lambda: dn.CLD(beta=-1.0), "beta=-1.0 must be finite and positive"),
-        (lambda: dn.CLD(eps=-1e-3), "eps=-0.001 must be finite and not negative"),
+        (lambda: dn.CLD(eps=-1e-3), "eps=-0.001 must be finite and at least 0"),
         (lambda: dn.PSLD(Gamma=5.0), "critical damping needs Gamma < nu"),
         (lambda: dn.PSLD(beta=(1.0, 2.0, 3.0)), "must be a number or a pair"),
         (lambda: dn.Blurring((32,)), "height and a width"),

@@ -16,13 +16,15 @@ NOTEBOOKS = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb"))
 
 TOP_LEVEL = {
     *("book", "diffnum", "notebooks", "tests"),
-    *("_config.yml", "_toc.yml", "pyproject.toml", "constraints.txt", "Makefile"),
+    *("_config.yml", "_toc.yml", "pyproject.toml", "constraints.txt", "Makefile", "MANIFEST.in"),
     *("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"),
 }
 
 # A module imports only from floors below its own. `diffnum.solvers.pndm` is looked up as such, then as `solvers`.
 FLOORS = {
     "errors": -1,
+    "arguments": -0.8,
+    "ambient": -0.7,
     "weights": -1,
     "coefficients": 0,
     "dct": 0,

@@ -10,12 +10,12 @@ name           data                                                  why
 """
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffnum.arguments import choose
 from diffnum.denoisers import Gaussian, GaussianMixture
 
 WEIGHTS = (0.35, 0.65)
@@ -49,10 +49,7 @@ def target(name: str) -> Any:
     Raises:
         KeyError: no target of that name.
     """
-    if name not in targets:
-        near = get_close_matches(name, targets, n=3, cutoff=0.4) or list(targets)
-        raise KeyError(f"no exact target is called {name!r}; did you mean {', '.join(near)}?")
-    return targets[name]()
+    return targets[choose("exact target", name, targets, KeyError)]()
 
 
 def starts(process: Any, batch: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -147,7 +147,7 @@ def assert_exact(
     """
     if tolerance is None:
         tolerance = rounding(process, times, dtype, _stages(process, solver, times, options))
-    x0 = torch.linspace(-1, 1, prod(event), dtype=torch.float64).reshape(1, *event)
+    x0 = torch.linspace(-1, 1, prod(event), dtype=torch.float64, device="cpu").reshape(1, *event)
     noise = Seeded(1).normal(process.state_shape((3, *event), data=True))
     first, last = (
         act(process.mean(t), process.coordinates(x0)) + act(process.rotation_root(t), noise)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.grids import check_times
 from diffnum.measure.reference import reference, rms
 from diffnum.noise import Seeded
@@ -109,19 +110,30 @@ def convergence(
         ValueError: step counts that do not increase, or grids whose ends differ. Whatever the solver refuses is refused
             before the first evaluation.
     """
-    steps = tuple(steps)
-    if not steps or any(n < 1 for n in steps) or any(a >= b for a, b in pairwise(steps)):
-        raise ValueError(f"steps={steps} must be positive and increase")
+    steps = arguments.counts("steps", steps)
+    truth = given_truth(truth, u)
     grids = same_ends(grid, steps, problem.process)
     rehearse(problem, solver, u, grids, **options)
     if truth is None:
         truth = reference(problem, u, grids[0][[0, -1]], rtol=1e-13)
-    if truth.shape != u.shape:
-        raise ValueError(f"truth has shape {tuple(truth.shape)}, the states have {tuple(u.shape)}")
     runs = [solve(problem, solver, u, times, **options) for times in grids]
     function = find(solver)
     claimed = claimed_order(function, problem.process, grids[-1], **options)
     return compared(name_of(function, **options), steps, runs, truth, claimed, levels_of(grids[-1], problem.process))
+
+
+def given_truth(truth: Any, u: Tensor) -> Tensor | None:
+    """The exact final state as float64 where u is; None for None.
+
+    Raises:
+        TypeError: not an array of numbers. ValueError: not the shape of u, or NaN or infinity inside.
+    """
+    if truth is None:
+        return None
+    truth = arguments.array("truth", truth)
+    if truth.shape != arguments.state("u", u).shape:
+        raise ValueError(f"truth has shape {tuple(truth.shape)}, the states have {tuple(u.shape)}")
+    return truth.to(u.device)
 
 
 def rehearse(problem: Problem, solver: str | Solver, u: Tensor, grids: Sequence[Tensor], **options: Any) -> None:

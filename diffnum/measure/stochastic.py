@@ -41,10 +41,11 @@ def law(problem: Problem, solver: str | Solver, times: Tensor, **options: Any) -
     mean, cov = exact_law(problem, times[0].item())
     shape, d = problem.process.state_shape((1, *problem.denoiser.shape), data=True), len(mean)
     draws = _Impulses(0, d)
-    solve(problem, solver, torch.zeros(shape, dtype=torch.float64), times, **_with(solver, draws), **options)
+    zero = torch.zeros(shape, dtype=torch.float64, device="cpu")
+    solve(problem, solver, zero, times, **_with(solver, draws), **options)
     count = draws.count
-    start = torch.zeros(1 + d + count * d, d, dtype=torch.float64)
-    start[1 : 1 + d] = torch.eye(d)
+    start = zero.new_zeros(1 + d + count * d, d)
+    start[1 : 1 + d].fill_diagonal_(1.0)
     noise = _with(solver, _Impulses(1 + d, d))
     final = solve(problem, solver, start.reshape(-1, *shape[1:]), times, **noise, **options).u.reshape(len(start), d)
     response = (final[1:] - final[0]).mT
@@ -61,7 +62,7 @@ def exact_law(problem: Problem, t: float) -> tuple[Tensor, Tensor]:
     process, event = problem.process, problem.denoiser.shape
     mean, cov = problem.denoiser.moments()
     state = process.state_shape((1, *event), data=True)[1:]
-    inputs, units = torch.eye(len(mean), dtype=torch.float64), torch.eye(prod(state), dtype=torch.float64)
+    inputs, units = (torch.eye(n, dtype=torch.float64, device="cpu") for n in (len(mean), prod(state)))
     M = act(process.mean(t), process.coordinates(inputs.reshape(-1, *event))).reshape(len(inputs), -1).mT
     L = act(process.cholesky(t), units.reshape(-1, *state)).reshape(len(units), -1).mT
     return M @ mean, M @ cov @ M.mT + L @ L.mT
