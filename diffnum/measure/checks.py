@@ -47,9 +47,9 @@ def rounding(process: Any, times: Tensor, dtype: torch.dtype = torch.float64, st
     by :math:`M_i`: the transition, if later noise predictions do not answer to it, or :math:`R_{t_n} R_{t_{i+1}}^{-1}`
     if they do; the larger one counts. On VP and VE the term is :math:`\alpha_n \rho_i`: where a step removes nearly all
     noise, what is left carries the rounding of what was there. A time is a rounded number too, a few units where it is
-    a node of a quadrature, and :math:`\kappa_i = d \log \rho / d \log t` is what a level makes of it: large where rho has
-    a pole, as at the end of the cosine schedule. Each further stage of a step divides by the less noise at which it
-    evaluates, and multiplies by the length of the step.
+    a node of a quadrature, and :math:`\kappa_i = d \log \rho / d \log t` is what a level makes of it: much where
+    rho has a pole, as at the end of the cosine schedule. Each further stage of a step divides by the less noise at
+    which it evaluates, and multiplies by the length of the step.
 
     Args:
         process, times: the process and the grid.
@@ -252,7 +252,7 @@ def measure(
 
 
 def _stages(process: Any, solver: str | Solver, times: Tensor, options: dict[str, Any]) -> int:
-    """Evaluations within one step, as the solver claims; those of the classical Runge-Kutta method where it does not."""
+    """Evaluations within one step, as the solver claims; 4, those of classical Runge-Kutta, where it claims none."""
     claims = getattr(find(solver), "nfe", None) is not None
     return evaluations(process, solver, 1, float(times[-1]), **options) if claims else 4
 

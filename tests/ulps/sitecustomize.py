@@ -23,21 +23,21 @@ if ULPS:
     from torch.utils._pytree import tree_map
 
     UNIT = (torch.float64, torch.float32)
-    FUNCTIONS = set(
-        "exp exp2 expm1 log log2 log10 log1p pow sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf "
-        "erfc erfinv igamma special_gammainc sigmoid silu softplus rsqrt logsumexp logaddexp _softmax _log_softmax lerp addcmul addcdiv "
-        "native_group_norm native_layer_norm".split()
-    )
-    SUMS = set(
-        "mm bmm addmm addbmm baddbmm mv addmv dot vdot sum mean cumsum convolution index_add scatter_add "
-        "linalg_vector_norm std var".split()
-    )
-    # of these the argument is moved: their result is the exact one of a neighbouring matrix
-    SOLVERS = set(
-        "linalg_inv_ex linalg_solve_ex _linalg_solve_ex linalg_cholesky_ex _linalg_eigh linalg_eig _linalg_eigvals "
-        "linalg_eigvals _linalg_det _linalg_slogdet _linalg_svd linalg_lu_factor_ex linalg_lstsq linalg_qr "
-        "linalg_matrix_exp linalg_solve_triangular".split()
-    )
+    FUNCTIONS, SUMS, SOLVERS = map(str.split, (
+        "exp exp2 expm1 log log2 log10 log1p pow sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh "
+        "erf erfc erfinv igamma special_gammainc sigmoid silu softplus rsqrt logsumexp logaddexp _softmax "
+        "_log_softmax lerp addcmul addcdiv native_group_norm native_layer_norm",
+        "mm bmm addmm addbmm baddbmm mv addmv dot vdot sum mean cumsum convolution index_add scatter_add std var "
+        "linalg_vector_norm",
+        # of these the argument is moved: their result is the exact one of a neighbouring matrix
+        "linalg_inv_ex _linalg_solve_ex linalg_cholesky_ex _linalg_eigh linalg_eig _linalg_eigvals _linalg_det "
+        "_linalg_slogdet _linalg_svd linalg_lu_factor_ex linalg_lstsq linalg_qr linalg_matrix_exp "
+        "linalg_solve_triangular",
+    ))  # fmt: skip
+    EXACT = (-2, -1, -0.5, 0.5, 1, 2, 3)  # powers that are products and roots
+
+    def real(x):
+        return isinstance(x, torch.Tensor) and x.dtype in UNIT
 
     def moved(x, scale=None):
         """x, off by up to k units of the scale, by default of itself; which one its last digits say."""
@@ -55,23 +55,18 @@ if ULPS:
             name = func.overloadpacket.__name__
             name = name if name.startswith("_") else name.removesuffix("_")
             if name in SOLVERS:
-                return func(*(moved(a) if i == 0 else a for i, a in enumerate(args)), **kwargs)
-            scale = None
-            if name in SUMS and any(isinstance(a, torch.Tensor) and a.dtype in UNIT for a in args):
-                size = lambda x: x.abs() if isinstance(x, torch.Tensor) and x.dtype in UNIT else x  # noqa: E731
-                with torch.no_grad():
-                    scale = func(*tree_map(size, args), **tree_map(size, kwargs))
-            elif name in ("add", "sub", "rsub") and kwargs.get("alpha", 1) not in (1, -1):
-                scale = args[1] * kwargs["alpha"] if isinstance(args[1], torch.Tensor) else None
-                if scale is None or scale.dtype not in UNIT:
-                    return func(*args, **kwargs)
-            elif name not in FUNCTIONS or (
-                name == "pow" and not isinstance(args[1], torch.Tensor) and args[1] in (-2, -1, -0.5, 0.5, 1, 2, 3)
-            ):
-                return func(*args, **kwargs)
+                return func(*(moved(a) if i == 0 and real(a) else a for i, a in enumerate(args)), **kwargs)
+            scale, exact = None, True
+            if name in SUMS:
+                size = lambda x: x.abs() if real(x) else x  # noqa: E731
+                exact, scale = False, func(*tree_map(size, args), **tree_map(size, kwargs))
+            elif name in ("add", "sub") and real(args[1]) and kwargs.get("alpha", 1) not in (1, -1):
+                exact, scale = False, args[1] * kwargs["alpha"]
+            elif name in FUNCTIONS:
+                exact = name == "pow" and isinstance(args[1], int | float) and args[1] in EXACT
             out = func(*args, **kwargs)
             first = out[0] if isinstance(out, tuple) else out
-            if isinstance(first, torch.Tensor) and first.dtype in UNIT and first.numel():
+            if not exact and real(first) and first.numel():
                 with torch.no_grad():
                     first.copy_(moved(first, scale))
             return out
