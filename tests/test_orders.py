@@ -9,7 +9,8 @@ import diffnum as dn
 from diffnum import checks, grids
 from diffnum.coefficients import adams_bashforth, combine
 from diffnum.denoisers.targets import smooth, thin
-from diffnum.measure.analysis import convergence, ladder, weak_convergence
+from diffnum.measure.analysis import convergence, ladder, standard_problem, weak_convergence
+from diffnum.measure.standard import RANGES
 from diffnum.solvers import registry, transfer
 
 ISOTROPIC = [name for name, solver in registry.items() if "isotropic" in solver.families]
@@ -28,15 +29,10 @@ VARIANTS = [
     ("pndm_variable", {"variable": "t"}),
     *(("pndm_variable", {"order": q}) for q in (1, 2, 3)),
 ]
-# Noise-to-signal ratios between which the asymptotic range is reached with a few hundred steps, for every method.
-RANGES = {"log_snr": (3, 0.05), "uniform": (3, 0.05), "quadratic": (3, 0.05), "sigma": (1, 0.1)}
 
 
-def rungs(process, grid: str, within: tuple[float, float] | None = None):
-    start, end = within or RANGES[grid]
-    return ladder(
-        getattr(grids, grid), process, t_start=process.time_of_rho(float(start)), t_end=process.time_of_rho(float(end))
-    )
+def rungs(process, grid: str):
+    return standard_problem(grid, process).grid
 
 
 def name_of(value) -> str:
@@ -49,8 +45,7 @@ def test_order_is_the_claimed_one(vp, grid, name, options):
     """The one order test: every solver, every kind of grid, one rule for the range, the claim from the registry."""
     if name == "pndm_variable" and options.get("variable") == "t" and grid in ("uniform", "sigma"):
         pytest.skip("4 is approached so slowly that it stands at 3.7 with 2560 steps: test_slow_approach measures it")
-    steps = (40, 80, 160, 320, 640, 1280, 2560) if grid == "sigma" else (40, 80, 160, 320, 640)
-    checks.measure(vp.problem, name, vp.u, rungs(vp.process, grid), steps, **options)
+    checks.measure(vp.problem, name, vp.u, grid, **options)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=name_of)
@@ -61,8 +56,8 @@ def test_order_within_a_tenth(vp, name, options):
 
 @pytest.mark.parametrize("name", ODE)
 def test_order_on_ve(vp, name):
-    process = dn.VE()
-    checks.measure(dn.Problem(process, smooth()), name, vp.u, rungs(process, "log_snr"), (160, 320, 640))
+    problem, _, grid, steps = standard_problem("log_snr", dn.VE())
+    checks.measure(problem, name, vp.u, grid, steps[-3:])
 
 
 def test_every_stochastic_solver_is_measured():
@@ -76,7 +71,7 @@ def test_every_stochastic_solver_is_measured():
 def test_weak_order_is_the_claimed_one(process, name, options):
     """Mean and covariance on Gaussian data, exactly: no Monte Carlo."""
     problem = dn.Problem(process, dn.Gaussian([0.5], [0.25]))
-    result = weak_convergence(problem, name, rungs(process, "log_snr"), (40, 80, 160, 320, 640), **options)
+    result = weak_convergence(problem, name, *standard_problem("log_snr", process)[2:], **options)
     checks.assert_order(result, within=0.1)
 
 
@@ -90,9 +85,9 @@ def test_slow_approach(vp):
 
 @pytest.mark.parametrize("options", [{}, {"midpoint": "sigma"}], ids=name_of)
 def test_f_pndm_shows_four_on_a_grid_uniform_in_sigma(vp, options):
-    result = convergence(
-        vp.problem, "f_pndm", vp.u, rungs(vp.process, "sigma", (3, 0.05)), (640, 1280, 2560), **options
-    )
+    ends = {"t_start": vp.process.time_of_rho(3.0), "t_end": vp.process.time_of_rho(0.05)}
+    rung = ladder(grids.sigma, vp.process, **ends)
+    result = convergence(vp.problem, "f_pndm", vp.u, rung, (640, 1280, 2560), **options)
     checks.assert_order(result, 4, within=0.15)
 
 
@@ -179,7 +174,7 @@ def test_reductions(vp, a, b, options, grid):
 
 
 def test_variable_weights_are_pndm_on_a_grid_uniform_in_sigma(vp):
-    times = rungs(vp.process, "sigma", (3, 0.05))(20)
+    times = rungs(vp.process, "sigma")(20)
     checks.assert_reduces_to(vp.problem, "pndm_variable", "f_pndm", vp.u, times, other_options={"midpoint": "sigma"})
 
 
