@@ -33,9 +33,9 @@ ROUGH = {"s_pndm": 1, "f_pndm": 1, "plms": 1, "fon": 1}  # orders of equal-step 
 
 def error_of(b: Bench, problem: Problem, times: Tensor, **options: Any) -> float:
     """Error of a run: of the end, or of mean and covariance for a stochastic solver."""
-    if not b.stochastic:
+    if not by_law(b, problem):
         return b.error(problem, times, **options)
-    mean, cov = law(problem, b.solver, times)  # type: ignore[arg-type]
+    mean, cov = law(problem, b.solver, times)
     m, C = exact_law(problem, times[-1].item())
     return max((mean - m).abs().max().item(), (cov - C).abs().max().item())
 
@@ -43,7 +43,12 @@ def error_of(b: Bench, problem: Problem, times: Tensor, **options: Any) -> float
 def subject(b: Bench, process: str = "") -> Problem:
     """The problem on which errors are told: the mixture, or Gaussian data for a stochastic solver or for blurring."""
     name = process or b.home
-    return b.problem(name, "gaussian" if b.stochastic else "mixture")
+    return b.problem(name, "gaussian" if b.stochastic or name == "blurring" else "mixture")
+
+
+def by_law(b: Bench, problem: Problem) -> bool:
+    """Whether mean and covariance are judged: of a stochastic solver, and on blurring, where they tell everything."""
+    return b.stochastic or problem.process.family == "blurring"
 
 
 def falls(b: Bench, problem: Problem, grid: str, where: str, **ends: float) -> None:
@@ -54,13 +59,13 @@ def falls(b: Bench, problem: Problem, grid: str, where: str, **ends: float) -> N
     """
     few, many = (b.problems.ladder(problem.process, grid, **ends)(n) for n in (24, 96))
     coarse, fine = (error_of(b, problem, times) for times in (few, many))
-    if fine <= FALLS * coarse or fine < 1e-10:
+    if fine <= FALLS * coarse or fine < 1e-9:
         return
-    if b.counted and fine <= b.error(problem, many, "ddim"):
-        return
-    raise Fault(
-        f"{where} its error is {coarse:.2g} with 24 steps and {fine:.2g} with 96: it does not tend to 0 there"
-    )
+    if problem.process.family == "isotropic" and not b.stochastic:
+        part = 1.0 if b.counted else 0.05  # high orders stop falling at the kinks of a table of betas, far below DDIM
+        if fine <= part * b.error(problem, many, "ddim"):
+            return
+    raise Fault(f"{where} its error is {coarse:.2g} with 24 steps and {fine:.2g} with 96: it does not tend to 0 there")
 
 
 def end(b: Bench) -> str:
@@ -68,15 +73,15 @@ def end(b: Bench) -> str:
     problem = subject(b)
     times = b.problems.ladder(problem.process)(160)
     if b.stochastic:
-        mean, _ = law(problem, b.solver, times)  # type: ignore[arg-type]
-        gaps = [(mean - exact_law(problem, times[i].item())[0]).abs().max().item() for i in (-1, -2, -3)]
-        gaps += [(mean - exact_law(problem, problem.process.t_end)[0]).abs().max().item()]
-        if min(gaps) * 4 < gaps[0]:
+        mean, _ = law(problem, b.solver, times)
+        ends = (times[-1].item(), times[-2].item(), times[-3].item(), problem.process.t_end)
+        away = [(mean - exact_law(problem, t)[0]).abs().max().item() for t in ends]
+        if min(away) * 4 < away[0]:
             raise Fault("the law of its last state is not that at times[-1]: step to the last time, and no further")
         return "the law of its last state is nearest to that at the last time"
     u = b.starts(problem)
     b.run(problem, u, times, keep=True)
-    states, exact = b.solver.states[0], b.truth(problem, u, times, trajectory=True)
+    states, exact = b.solver.states[0], reference(problem, u, times, 1e-9, trajectory=True)
     for i in (160, 120, 80, 40, 1):
         gaps = (exact - states[i - 1]).flatten(1).square().mean(1).sqrt()
         at = int(gaps.argmin())
@@ -97,17 +102,39 @@ def limit(b: Bench) -> str:
         return _tolerance(b, problem)
     result = measured(b, b.home, "log_snr")
     first, last = result.errors[0], result.errors[-1]
-    if not isfinite(last) or last > 0.5 * first and last > 1e-10:
+    if not isfinite(last) or last > max(0.5 * first, 1e-10):
         gaps = [rms(a - c) for a, c in pairwise(b.solver.ends[-len(result.steps) :])]
         slope = local_slopes(result.steps[1:], gaps)[-1] if min(gaps) > 0 and not b.stochastic else float("nan")
         settled = f", while its own results settle with order {slope:.1f}" if slope > 0.5 else ""
         raise Fault(
-            f"its error is {first:.2g} with {result.steps[0]} steps and {last:.2g} with {result.steps[-1]}{settled}: "
-            "it converges to something else; check that weights sum to one, that steps run from t to s, and the start time"
+            f"its error is {first:.2g} with {result.steps[0]} steps and {last:.2g} with {result.steps[-1]}{settled}, "
+            f"so it converges to something else: {astray(b)}"
         )
     if problem.process.family == "isotropic":
         falls(b, problem, "log_snr", "from the prior", t_start=problem.process.t_max, t_end=problem.process.t_end)
-    return f"error {first:.1e} with {result.steps[0]} steps, {last:.1e} with {result.steps[-1]}, and it falls from the prior"
+    return f"error {first:.1e} with {result.steps[0]} steps, {last:.1e} with {result.steps[-1]}; falls from the prior"
+
+
+def astray(b: Bench) -> str:
+    """Why the limit is wrong, from runs on which it may be right: from the prior, on smaller data, and step by step."""
+    problem = subject(b)
+    process = problem.process
+    if b.stochastic:
+        return "compare the factors and the noise of a step with those of the reverse SDE"
+    if process.family == "isotropic":
+        ways: list[tuple[Problem, dict[str, float], str]] = [
+            (problem, {"t_start": process.t_max, "t_end": process.t_end},
+             "from the prior it is right, so it begins at the end of the process where it should begin at times[0]"),
+            (b.problem(b.home, "small"), b.problems.ends(process),
+             "on data a fifth as large it is right, so it clips or bounds values that may be of any size"),
+        ]  # fmt: skip
+        for other, ends, told_so in ways:
+            try:
+                falls(b, other, "log_snr", "", **ends)
+                return told_so
+            except Fault:
+                pass
+    return locate(b, b.home, 1)
 
 
 def _tolerance(b: Bench, problem: Problem) -> str:
@@ -122,7 +149,9 @@ def _tolerance(b: Bench, problem: Problem) -> str:
         return f"error {error:.1e} for {asked} evaluations, DDIM's is {other:.1e}"
     loose, tight = (error_of(b, problem, times, **{name: value}) for value in (1e-3, 1e-6))
     if tight > 0.1 * loose and tight > 1e-9:
-        raise Fault(f"with {name}=1e-3 its error is {loose:.2g} and with {name}=1e-6 {tight:.2g}: it does not follow {name}")
+        raise Fault(
+            f"with {name}=1e-3 its error is {loose:.2g} and with {name}=1e-6 {tight:.2g}: it does not follow {name}"
+        )
     return f"error {loose:.1e} with {name}=1e-3, {tight:.1e} with {name}=1e-6"
 
 
@@ -144,18 +173,22 @@ def zero(b: Bench) -> str:
             if claimed is None:
                 continue  # nothing is claimed, and a refusal is clear
             raise Fault(
-                f"it claims that {n} step{'s' * (n > 1)} may end at t = 0 (reaches_zero, the default), and there {raised}; "
+                f"it claims that {n} step{'s' * (n > 1)} may end at t = 0 (reaches_zero, by default), and {raised}; "
                 "say reaches_zero=lambda n: False, or take DDIM's step, which needs no noise at the end"
             ) from None
         if not isfinite(error):
-            raise Fault(f"with {n} steps to t = 0 the last state contains NaN or infinity: the noise is undefined there")
+            raise Fault(
+                f"with {n} steps to t = 0 the last state contains NaN or infinity: the noise is undefined there"
+            )
         tried.append(n)
         if not b.stochastic and process.family == "isotropic" and n >= 10:
             ratio = error / b.error(problem, times, "ddim")
             if ratio > (3 if n < 40 else 1.5):
                 raise Fault(f"with {n} steps to t = 0 its error is {ratio:.1f} times DDIM's: look at the last step")
     if not tried:
-        raise Unclaimed("not claimed: it says that its grids end above 0" if claimed is False else "not claimed: it refuses")
+        raise Unclaimed(
+            "not claimed: it says that its grids end above 0" if claimed is False else "not claimed: it refuses"
+        )
     return f"{', '.join(map(str, tried))} steps end well at t = 0"
 
 
@@ -163,7 +196,11 @@ def every_grid(b: Bench) -> str:
     """The error falls on grids of every kind, and from the prior all of them end in finite states."""
     problem = subject(b)
     process = problem.process
-    kinds = [kind for kind in (*GRIDS, *OTHERS) if process.family == "isotropic" or kind not in ("sigma", "karras", "from_table")]
+    kinds = [
+        kind
+        for kind in (*GRIDS, *OTHERS)
+        if process.family == "isotropic" or kind not in ("sigma", "karras", "from_table")
+    ]
     for kind in kinds:
         ends = b.problems.ends(process)
         falls(b, problem, kind, f"on the {kind} grid", **ends)
@@ -234,7 +271,7 @@ def point(b: Bench) -> str:
 def measured(b: Bench, process: str, grid: str, steps: Sequence[int] = LADDER) -> Convergence:
     """Errors on a ladder of step counts, remembered for the report; finer where the slopes have not settled."""
     problem = subject(b, process)
-    key = f"{told(process)}, {grid} grid"
+    key = f"{grid} grid ({told(process)})"
     known = [result for title, result in b.results if title == key]
     if known and steps == LADDER:
         return known[0]
@@ -256,10 +293,10 @@ def measured(b: Bench, process: str, grid: str, steps: Sequence[int] = LADDER) -
 
 def _measure(b: Bench, problem: Problem, rung: Any, steps: Sequence[int]) -> Convergence:
     solver: Any = b.solver
-    if b.stochastic or problem.process.family == "blurring":
+    if by_law(b, problem):
         return weak_convergence(problem, solver, rung, steps)
     u = b.starts(problem)
-    return convergence(problem, solver, u, rung, steps, truth=b.truth(problem, u, rung(steps[0])))
+    return convergence(problem, solver, u, rung, steps, truth=b.problems.truth(problem, u, rung(steps[0])))
 
 
 def holds(result: Convergence, p: int) -> bool:
@@ -325,7 +362,10 @@ def locate(b: Bench, process: str, p: int) -> str:
         for where, i in (("first", 0), ("second", 1), ("third", 2), ("middle", n // 2), ("last", n - 1)):
             exact = reference(problem, states[i], times[i : i + 2], rtol=1e-12)
             wrong[where, n] = rms(states[i + 1] - exact)
-    slopes = {w: local_slopes((80, 160), (wrong[w, 80], wrong[w, 160]))[0] for w in ("first", "second", "third", "middle", "last")}
+    slopes = {
+        w: local_slopes((80, 160), (wrong[w, 80], wrong[w, 160]))[0]
+        for w in ("first", "second", "third", "middle", "last")
+    }
     if slopes["middle"] < p + 0.6:
         return (
             f"a step in the middle errs like h^{slopes['middle']:.1f}, where order {p} needs h^{p + 1}: "
@@ -334,8 +374,8 @@ def locate(b: Bench, process: str, p: int) -> str:
     for where in ("first", "second", "third", "last"):
         if slopes[where] < p - 0.4:
             return (
-                f"steps in the middle are right (h^{slopes['middle']:.1f}), but the {where} step errs like "
-                f"h^{slopes[where]:.1f}, where order {p} needs h^{p}: look at {'the end' if where == 'last' else 'the start'}"
+                f"a step in the middle is right (h^{slopes['middle']:.1f}), the {where} step errs like "
+                f"h^{slopes[where]:.1f}, where order {p} needs h^{p}: look at {'that' if where == 'last' else 'the start'}"
             )
     return "no single step explains it; compare the error with more steps"
 

@@ -93,7 +93,9 @@ def unchanged(b: Bench) -> str:
         raise Fault("it writes into its start state; make a new tensor instead (u = u + ..., not u += ...)")
     changed = [i for i, (a, c) in enumerate(zip(yielded, now, strict=True), 1) if not torch.equal(a, c)]
     if changed:
-        raise Fault(f"state {changed[0]} changes after it was yielded: write each state into a new tensor (no u += ...)")
+        raise Fault(
+            f"state {changed[0]} changes after it was yielded: write each state into a new tensor (no u += ...)"
+        )
     return "the start and all 6 yielded states are as they were"
 
 
@@ -105,10 +107,14 @@ def repeatable(b: Bench) -> str:
     a = b.run(problem, u, first, seed=1)
     if (gap := apart(b.run(problem, u, first, seed=2), a)) > ROUNDING:
         fix = "draw with the argument noise" if b.solver.draws else "a deterministic solver draws nothing"
-        raise Fault(f"two runs from one start differ by {gap:.1g}: it draws hidden random numbers or keeps state; {fix}")
+        raise Fault(
+            f"two runs from one start differ by {gap:.1g}: it draws hidden random numbers or keeps state; {fix}"
+        )
     after = b.run(other, v, second)
     if (gap := apart(b.run(problem, u, first, seed=1), a)) > ROUNDING:
-        raise Fault(f"a run repeated after another one differs by {gap:.1g}: state is left over between runs; use locals")
+        raise Fault(
+            f"a run repeated after another one differs by {gap:.1g}: state is left over between runs; use locals"
+        )
     b.solver.place.ask({"do": "load"})
     b.solver.place.ask({"do": "choose", "name": b.solver.__name__})
     if (gap := apart(after, b.run(other, v, second))) > ROUNDING:
@@ -126,14 +132,18 @@ def rows(b: Bench) -> str:
     whole = b.run(problem, u, times)
     allowed = ROUNDING
     if b.counted:  # one step size for a batch couples its rows, by no more than the errors that it allows
-        allowed = 3 * apart(whole, b.truth(problem, u, times)) + ROUNDING
+        allowed = 3 * apart(whole, b.problems.truth(problem, u, times)) + ROUNDING
     for batch in (1, 2):
         part = b.run(problem, u[:batch], times)
         if (gap := apart(part, whole[:batch])) > allowed:
-            raise Fault(f"row 1 differs by {gap:.1g} between a batch of 5 and one of {batch}: rows must not mix (mean, norm)")
+            raise Fault(
+                f"row 1 differs by {gap:.1g} between a batch of 5 and one of {batch}: rows must not mix (mean, norm)"
+            )
     loud = torch.cat([u[:1], 10 * u[1:]])
     if (gap := apart(b.run(problem, loud, times)[:1], whole[:1])) > allowed:
-        raise Fault(f"row 1 changes by {gap:.1g} when other rows of the batch are larger: rows must not mix (mean, norm)")
+        raise Fault(
+            f"row 1 changes by {gap:.1g} when other rows of the batch are larger: rows must not mix (mean, norm)"
+        )
     if process.family == "blurring":
         return "rows are independent of the batch"
     image, flat = b.problem("", "image"), b.problem("", "flat")
@@ -161,7 +171,8 @@ def precision(b: Bench) -> str:
     u, process = b.starts(problem), problem.process
     times, found = times_of(b, 12), "float64 throughout"
     if not b.counted and not b.stochastic:
-        bend = max(checks.assert_precision(problem, b.solver, u, t, tolerance=float("inf")) for t in (times, times_of(b, 9)))  # type: ignore[arg-type]
+        grids = (times, times_of(b, 9, grid="quadratic"))
+        bend = max(checks.assert_precision(problem, b.solver, u, grid, tolerance=float("inf")) for grid in grids)
         bend /= largest(u)
         if bend > 1e-9:
             raise Fault(
@@ -196,10 +207,16 @@ def evaluations(b: Bench) -> str:
         passed = b.solver.last["nfe"]
         claimed = b.claims(problem, times)["nfe"]
         if claimed is not None and counts[n] != claimed:
-            past = f" ({counts[n] - passed} of them past `problem`, which counted {passed})" if passed != counts[n] else ""
-            raise Fault(f"{n} steps cost {counts[n]} evaluations{past}, and {claimed} are claimed: change the claim or the steps")
+            past = (
+                f" ({counts[n] - passed} of them past `problem`, which counted {passed})" if passed != counts[n] else ""
+            )
+            raise Fault(
+                f"{n} steps cost {counts[n]} evaluations{past}, and {claimed} are claimed: change one of the two"
+            )
         if passed != counts[n]:
-            raise Fault(f"{counts[n]} evaluations in {n} steps, of which problem.nfe counted {passed}: go through `problem`")
+            raise Fault(
+                f"{counts[n]} evaluations in {n} steps, of which problem.nfe counted {passed}: go through `problem`"
+            )
     told = ", ".join(f"{count} for {n}" for n, count in list(counts.items())[:5])
     if claimed is None:
         raise Unclaimed(f"counted, not claimed: {told} steps")

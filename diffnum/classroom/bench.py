@@ -15,7 +15,7 @@ from torch import Tensor
 from diffnum.classroom.problems import FAMILIES, Problems
 from diffnum.classroom.sandbox import Direct, Ended, Process
 from diffnum.errors import DiffnumError
-from diffnum.measure.analysis import claimed_order, evaluations, name_of, reference, rms
+from diffnum.measure.analysis import claimed_order, evaluations, rms
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
 from diffnum.solvers import find, registry, solve
@@ -79,7 +79,9 @@ class Solver:
             asked += 1
             problem.nfe += 1
             if asked > 5000 + 500 * n:
-                raise Ended(f"it asked for more than {asked - 1} evaluations in {n} steps, and it did not come to an end")
+                raise Ended(
+                    f"it asked for more than {asked - 1} evaluations in {n} steps, and it did not come to an end"
+                )
             denoiser: Any = problem.denoiser
             what = {"clean": denoiser, "eps": denoiser.eps, "posterior": getattr(denoiser, "posterior", None)}
             call = what.get(head["ask"]) or denoiser.posterior_eps
@@ -136,7 +138,7 @@ class Bench:
         self.families = [family for family in FAMILIES if family in asked] or ["isotropic"]
         self.results: list[Any] = []  # convergence results, for plots
         self.before = solver.place.leftovers()  # files that the file itself wrote when it was run
-        self._kept: dict[Any, Any] = {}
+        self._twin: str | None = None
 
     @property
     def home(self) -> str:
@@ -159,24 +161,12 @@ class Bench:
         return bool(self.info["counted"])
 
     def problem(self, process: str = "", target: str = "mixture") -> Problem:
-        """The problem of that name, one for all checks."""
-        key = ("problem", process or self.home, target)
-        if key not in self._kept:
-            self._kept[key] = self.problems.problem(process or self.home, target)
-        return self._kept[key]
+        """The problem of that name, by default at home."""
+        return self.problems.problem(process or self.home, target)
 
     def starts(self, problem: Problem, batch: int = 8, seed: int = 0) -> Tensor:
         """Start states; see :meth:`Problems.starts`."""
         return self.problems.starts(problem, batch, seed)
-
-    def truth(self, problem: Problem, u: Tensor, times: Tensor, trajectory: bool = False) -> Tensor:
-        """The exact end, or all exact states, remembered by the ends of the grid."""
-        key = ("truth", id(problem), u.shape, u.flatten()[0].item(), times[0].item(), times[-1].item())
-        if trajectory:
-            return reference(problem, u, times, rtol=1e-11, trajectory=True)
-        if key not in self._kept:
-            self._kept[key] = reference(problem, u, times[[0, -1]], rtol=1e-13)
-        return self._kept[key]
 
     def run(self, problem: Problem, u: Tensor, times: Tensor, **given: Any) -> Tensor:
         """One run of the student's solver; its last state.
@@ -186,20 +176,20 @@ class Bench:
             **given: attributes of the solver for this run (``keep``, ``watch``, ``seed``), its noise, or options.
         """
         solver, noise = self.solver, given.pop("noise", None)
-        marks = {k: given.pop(k) for k in ("keep", "watch", "seed") if k in given}
-        before = {k: getattr(solver, k) for k in marks}
+        marks: dict[str, Any] = {k: given.pop(k) for k in ("keep", "watch", "seed") if k in given}
+        before: dict[str, Any] = {k: getattr(solver, k) for k in marks}
         vars(solver).update(marks)
         try:
             noise = {"noise": noise or Seeded(0)} if solver.draws else {}
-            return solve(problem, solver, u, times, **noise, **given).u  # type: ignore[arg-type]
+            return solve(problem, solver, u, times, **noise, **given).u
         finally:
             vars(solver).update(before)
 
     def error(self, problem: Problem, times: Tensor, solver: Any = None, **options: Any) -> float:
-        """Root mean square error at the end from the standard start states."""
+        """Root mean square error at the end from the standard start states, right to ten digits."""
         u = self.starts(problem)
         end = self.run(problem, u, times, **options) if solver is None else solve(problem, solver, u, times).u
-        return rms(end - self.truth(problem, u, times))
+        return rms(end - self.problems.truth(problem, u, times, 1e-10))
 
     def claims(self, problem: Problem, times: Tensor) -> dict[str, Any]:
         """What is asked of the solver on a grid, None for nothing: by the assignment, or by its own claims.
@@ -227,7 +217,7 @@ class Bench:
 
     def twin(self) -> str:
         """The solver of the library whose states these are, to rounding; empty if there is none."""
-        if "twin" not in self._kept:
+        if self._twin is None:
             problem = self.problem()
             u, times = self.starts(problem), self.problems.ladder(problem.process)(12)
             end, same = self.run(problem, u, times), []
@@ -236,8 +226,8 @@ class Bench:
                 if claims.kind == "ode" and problem.process.family in claims.families:
                     other = solve(problem, known, u, times).u
                     same += [name] * bool((end - other).abs().max() < 1e-10)
-            self._kept["twin"] = same[0] if same and not self.stochastic else ""
-        return self._kept["twin"]
+            self._twin = same[0] if same and not self.stochastic else ""
+        return self._twin
 
 
 def solution(problems: Problems) -> Any:

@@ -1,6 +1,6 @@
 """Grade a solver: every check in turn, each with a measured reason, points, and where the book explains it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +11,6 @@ from diffnum.classroom.bench import Bench, Fault, Solver, Unclaimed
 from diffnum.classroom.find import cells
 from diffnum.classroom.problems import Problems
 from diffnum.classroom.sandbox import Direct, Ended, Limits, Process, Sandbox
-from diffnum.errors import DiffnumError
 
 
 @dataclass(frozen=True)
@@ -22,32 +21,31 @@ class Check:
     points: int
     measure: Callable[[Bench], str]
     needs: tuple[str, ...]
-    page: str
-    section: str
+    see: str
 
 
-#: Every check by name, in the order in which they are made; the page is ``book/PAGE.html#SECTION``.
+#: Every check by name, in the order in which they are made.
 CHECKS: dict[str, Check] = {
-    "runs": Check("runs at all", 5, behaviour.runs, (), "checking", "check-runs"),
-    "states": Check("yields its states", 5, behaviour.states, ("runs",), "checking", "check-states"),
-    "own": Check("computes itself", 5, behaviour.own, ("states",), "checking", "check-own"),
-    "unchanged": Check("writes into no state", 5, behaviour.unchanged, ("states",), "checking", "check-unchanged"),
-    "repeatable": Check("repeats itself", 5, behaviour.repeatable, ("states",), "checking", "check-repeatable"),
-    "rows": Check("keeps rows apart, any shape", 5, behaviour.rows, ("repeatable",), "checking", "check-rows"),
-    "precision": Check("float64 all the way", 5, behaviour.precision, ("repeatable",), "linear_sde", "linear-sde-digits"),
-    "evaluations": Check("evaluations as claimed", 5, behaviour.evaluations, ("states",), "checking", "check-evaluations"),
-    "steps": Check("any number of steps", 5, behaviour.steps, ("repeatable",), "checking", "check-steps"),
-    "end": Check("states at their times", 5, accuracy.end, ("repeatable",), "checking", "check-end"),
-    "limit": Check("right limit", 10, accuracy.limit, ("end",), "order", "order-protocol"),
-    "zero": Check("ends at t = 0", 5, accuracy.zero, ("limit",), "pndm", "pndm-singularity"),
-    "grids": Check("every kind of grid", 5, accuracy.every_grid, ("limit",), "checking", "check-grids"),
-    "processes": Check("every process it is for", 5, accuracy.processes, ("limit",), "linear_sde", "linear-sde-scalar"),
-    "point": Check("exact on a point", 5, accuracy.point, ("limit",), "ddim", "ddim-theory"),
-    "order": Check("order on smooth grids", 10, accuracy.order, ("limit",), "order", "order-theory"),
-    "rough": Check("order on rough grids", 5, accuracy.rough, ("order",), "checking", "check-rough"),
-    "error": Check("error for its cost", 5, accuracy.error, ("limit",), "work", "work-theory"),
-    "clean": Check("leaves nothing behind", 5, behaviour.clean, ("runs",), "checking", "check-clean"),
-}  # fmt: skip
+    "runs": Check("runs at all", 5, behaviour.runs, (), "checking#check-runs"),
+    "states": Check("yields its states", 5, behaviour.states, ("runs",), "checking#check-states"),
+    "own": Check("computes itself", 5, behaviour.own, ("states",), "checking#check-own"),
+    "unchanged": Check("writes into no state", 5, behaviour.unchanged, ("states",), "checking#check-unchanged"),
+    "repeatable": Check("repeats itself", 5, behaviour.repeatable, ("states",), "checking#check-repeatable"),
+    "rows": Check("keeps rows apart, any shape", 5, behaviour.rows, ("repeatable",), "checking#check-rows"),
+    "precision": Check("float64 all the way", 5, behaviour.precision, ("repeatable",), "linear_sde#linear-sde-digits"),
+    "evaluations": Check("evaluations as claimed", 5, behaviour.evaluations, ("states",), "checking#check-evaluations"),
+    "steps": Check("any number of steps", 5, behaviour.steps, ("repeatable",), "checking#check-steps"),
+    "end": Check("states at their times", 5, accuracy.end, ("repeatable",), "checking#check-end"),
+    "limit": Check("right limit", 10, accuracy.limit, ("end",), "order#order-protocol"),
+    "zero": Check("ends at t = 0", 5, accuracy.zero, ("limit",), "pndm#pndm-singularity"),
+    "grids": Check("every kind of grid", 5, accuracy.every_grid, ("limit",), "checking#check-grids"),
+    "processes": Check("every process it is for", 5, accuracy.processes, ("limit",), "linear_sde#linear-sde-scalar"),
+    "point": Check("exact on a point", 5, accuracy.point, ("limit",), "ddim#ddim-theory"),
+    "order": Check("order on smooth grids", 10, accuracy.order, ("limit",), "order#order-theory"),
+    "rough": Check("order on rough grids", 5, accuracy.rough, ("order",), "pndm#pndm-repair"),
+    "error": Check("error for its cost", 5, accuracy.error, ("limit",), "work#work-theory"),
+    "clean": Check("leaves nothing behind", 5, behaviour.clean, ("runs",), "checking#check-clean"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ class Verdict:
     @property
     def see(self) -> str:
         """Where the book explains it."""
-        return f"book/{CHECKS[self.check].page}.html#{CHECKS[self.check].section}"
+        page, _, section = CHECKS[self.check].see.partition("#")
+        return f"book/{page}.html#{section}"
 
 
 @dataclass
@@ -237,6 +236,3 @@ def check(solver: Callable[..., Any], problems: Problems = Problems(), **options
     place, name = Direct(), getattr(solver, "__name__", "solver")
     place.give(**{name: solver})
     return examine(Solver(place, name, problems, options), problems)
-
-
-__all__ = ["CHECKS", "Check", "DiffnumError", "Grade", "Iterator", "Report", "Sequence", "Verdict", "check", "check_file"]

@@ -14,7 +14,8 @@
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from diffnum.classroom.session import make_process
 from diffnum.denoisers import Gaussian, GaussianMixture, PointMass, targets
 from diffnum.errors import DiffnumError
 from diffnum.files import write
-from diffnum.measure.analysis import convergence, ladder
+from diffnum.measure.analysis import convergence, ladder, reference
 from diffnum.measure.checks import assert_order
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
@@ -75,6 +76,11 @@ class Problems:
 
     values: dict[str, Any] = field(default_factory=lambda: DEFAULT)
     folder: Path = Path()
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # problems, and exact solutions
+
+    def copy(self) -> "Problems":
+        """The same problems with counters and a memory of their own, for another thread."""
+        return replace(self, _kept={})
 
     def spec(self, name: str) -> dict[str, Any]:
         """A process of that name with its parameters, as both sides make it."""
@@ -86,15 +92,23 @@ class Problems:
         return _SPECS[process]
 
     def problem(self, name: str, target: str = "mixture") -> Problem:
-        """A process of that name with a target: ``mixture``, ``gaussian``, ``point``, ``image`` or ``flat``."""
-        process = make_process(self.spec(name))
-        _SPECS[process] = self.spec(name)
-        if name == "blurring":
-            target = {"mixture": "image", "gaussian": "dct"}.get(target, target)
-        return Problem(process, self.denoiser(target))
+        """A process of that name with a target: ``mixture``, ``gaussian``, ``point``, ``image``...; see denoiser."""
+        if (name, target) not in self._kept:
+            process = make_process(self.spec(name))
+            _SPECS[process] = self.spec(name)
+            on_pixels = {"mixture": "image", "gaussian": "dct"} if name == "blurring" else {}
+            self._kept[name, target] = Problem(process, self.denoiser(on_pixels.get(target, target)))
+        return self._kept[name, target]
+
+    def truth(self, problem: Problem, u: Tensor, times: Tensor, rtol: float = 1e-13) -> Tensor:
+        """The exact end of the probability-flow ODE; it is remembered, for all solvers that are graded."""
+        key = (id(problem), rtol, u.shape, u.flatten()[0].item(), times[0].item(), times[-1].item())
+        if key not in self._kept:
+            self._kept[key] = reference(problem, u, times[[0, -1]], rtol=rtol)
+        return self._kept[key]
 
     def denoiser(self, target: str) -> Any:
-        """The exact denoiser of a target; ``flat`` is ``image`` as vectors."""
+        """The exact denoiser of a target; ``flat`` is ``image`` as vectors, ``small`` a fifth of ``mixture``."""
         v = self.values
         if target == "gaussian":
             return Gaussian(v["gaussian"]["mean"], v["gaussian"]["variance"])
@@ -102,6 +116,9 @@ class Problems:
             return PointMass(v["point"]["x"])
         if target == "mixture":
             return GaussianMixture(v["mixture"]["weights"], v["mixture"]["means"], stds=v["mixture"]["stds"])
+        if target == "small":
+            small = {k: torch.as_tensor(v["mixture"][k], dtype=torch.float64) / 5 for k in ("means", "stds")}
+            return GaussianMixture(v["mixture"]["weights"], small["means"], stds=small["stds"])
         if target == "dct":
             return Gaussian(torch.zeros(IMAGE[1:]), torch.full(IMAGE[1:], v["gaussian"]["variance"][0]), basis="dct")
         means = Seeded(v["seed"]).normal((2, prod(IMAGE))) / 2
@@ -187,8 +204,7 @@ def make(path: Path, seed: int) -> Path:
         }
         problems = Problems({**DEFAULT, **values})
         if _fair(problems):
-            write(path, lambda file, text=_toml(values): file.write(text.encode()))
-            return path
+            return write(path, partial(_write, _toml(values)))
     raise DiffnumError(f"no fair problems in twenty draws from seed {seed}; try another seed")
 
 
@@ -209,6 +225,10 @@ def _fair(problems: Problems) -> bool:
         except AssertionError:
             return False
     return True
+
+
+def _write(text: str, file: Any) -> None:
+    file.write(text.encode())
 
 
 def _toml(values: dict[str, Any]) -> str:

@@ -93,7 +93,7 @@ class Sandbox:
         DiffnumError: a system without ``fork``, such as Windows.
     """
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, limits: Limits = Limits()) -> None:
         if not hasattr(os, "fork"):
             raise DiffnumError("a solver is run in a copy of a process, which needs Linux, macOS or WSL")
         self.limits = limits
@@ -266,7 +266,9 @@ class Process:
             return causes[why]
         if status < 0:
             return f"its process was ended by the signal {signal.Signals(-status).name}"
-        return f"its process ended itself with status {status} in the middle of the work (os._exit, or a closed channel)"
+        return (
+            f"its process ended itself with status {status} in the middle of the work (os._exit, or a closed channel)"
+        )
 
     def leftovers(self) -> list[str]:
         """Files in the folder in which it runs."""

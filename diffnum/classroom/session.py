@@ -6,11 +6,13 @@ and counts, whatever path the question takes. What is asked for, yielded and rai
 
 import ast
 import inspect
+import json
 import random
 import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,13 @@ Ask = Callable[..., Message]
 
 
 def make_process(spec: dict[str, Any]) -> Any:
-    """The process of a description ``{"name": ..., parameters}``; both sides make their own."""
+    """The process of a description ``{"name": ..., parameters}``; both sides make their own, each once."""
+    return _made(json.dumps(spec))
+
+
+@lru_cache(maxsize=64)
+def _made(described: str) -> Any:
+    spec = json.loads(described)
     return MAKERS[spec["name"]](**{k: v for k, v in spec.items() if k != "name"})
 
 

@@ -88,7 +88,7 @@ def confine(folder: Path, limits: dict[str, int]) -> list[str]:
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
-            path, mode, flags = args
+            path, _, flags = args
             if isinstance(path, int) or path is None:
                 return
             writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC) if isinstance(flags, int) else 0
@@ -241,7 +241,7 @@ def descendants(root: int) -> list[int]:
 
 
 def marked(mark: str) -> list[int]:
-    """Processes of this system whose environment carries a grader's mark: all that it has started, supervisor or not."""
+    """Processes whose environment carries a grader's mark: all that it has started, below a supervisor or not."""
     found, wanted = [], f"{MARK}={mark}".encode()
     for entry in os.listdir("/proc") if LINUX else ():
         if entry.isdigit() and int(entry) != os.getpid():
