@@ -21,6 +21,12 @@ from diffnum.problem import Problem
 from diffnum.solvers import find, registry, solve
 
 Place = Direct | Process
+EXCESSES = {
+    "MemoryError": "needs more memory than is allowed, MemoryError",
+    "allocate memory": "needs more memory than is allowed",
+    "File too large": "writes or prints more than is allowed",
+    "SystemExit": "ends Python (sys.exit) in place of yielding, SystemExit",
+}
 
 
 class Fault(Exception):
@@ -101,9 +107,11 @@ class Solver:
         self.refused += [what for what in self.last["refused"] if what not in self.refused]
         error, count = self.last["error"], self.last["count"]
         if error:
+            did = next((told for part, told in EXCESSES.items() if part in f"{error['type']}: {error['text']}"), "")
             raised = Raised(
                 f"with {n} steps from t={times[0]:.3g} to {times[-1]:.3g} on {name_of_process(problem.process)} it "
-                f"raised {error['type']}: {error['text']}{' (' + error['where'] + ')' if error['where'] else ''}"
+                f"{did or 'raised ' + error['type']}: {error['text'] or 'no text'}"
+                f"{' (' + error['where'] + ')' if error['where'] else ''}"
             )
             raised.kind = error["type"]
             raise raised

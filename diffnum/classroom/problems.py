@@ -112,6 +112,8 @@ class Problems:
         v = self.values
         if target == "gaussian":
             return Gaussian(v["gaussian"]["mean"], v["gaussian"]["variance"])
+        if target == "still":  # a Gaussian without width
+            return Gaussian(v["gaussian"]["mean"], torch.zeros(len(v["gaussian"]["mean"])))
         if target == "point":
             return PointMass(v["point"]["x"])
         if target == "mixture":

@@ -27,6 +27,9 @@ from diffnum.classroom.session import Session
 from diffnum.classroom.supervise import LINUX, MARK, marked
 from diffnum.errors import DiffnumError
 
+LOOK = 0.1  # seconds between two looks at a silent process
+ANSWER = 0.005  # seconds that every answered question adds to the limit of a run: what asking may cost
+
 Serve = Callable[[dict[str, Any], list[Tensor]], Message]
 
 
@@ -35,8 +38,8 @@ class Limits:
     """What a solver may take.
 
     Attributes:
-        seconds: of computing, for all runs of one solver; three times as many by the clock.
-        run: of computing, for one run, and for the file itself.
+        seconds: of computing and sleeping, for all runs of one solver.
+        run: the same for one run, and for the file itself.
         memory: bytes, on top of what the library itself takes.
         file: bytes in one file, the printed text included.
         folder: bytes in all files together.
@@ -179,13 +182,13 @@ class Process:
         for name in ("work", "home"):
             (self.folder / name).mkdir()
         self._sock, theirs = socket.socketpair()
-        self._sock.settimeout(0.1)
+        self._sock.settimeout(LOOK)
         order = {"folder": str(self.folder), "limits": asdict(self.limits)}
         with open(self.folder / "output", "wb") as output:
             socket.send_fds(control, [json.dumps(order).encode()], [theirs.fileno(), output.fileno()])
         theirs.close()
         self._pid = sandbox.hear().get("pid", 0)
-        self._spent, self._clock, self._ended = 0.0, time.monotonic(), False
+        self._spent, self._slept, self._clock, self._ended = 0.0, 0.0, time.monotonic(), False
         self.output = ""
 
     def ask(self, head: dict[str, Any], *tensors: Tensor, serve: Serve | None = None) -> Message:
@@ -196,17 +199,13 @@ class Process:
         """
         if self._ended:
             raise Ended("its process has ended")
-        begun, clock = self._seconds(), time.monotonic()
+        begun, answered = self._seconds(), 0
 
-        def wait() -> None:
-            used, passed = self._seconds(), time.monotonic() - clock
-            for limit, spent, elapsed in (
-                (self.limits.run, used - begun, passed),
-                (self.limits.seconds, used, time.monotonic() - self._clock),
-            ):
-                if spent > limit or elapsed > 3 * limit + 5:
-                    told = f"{limit} s of computing" if spent > limit else f"{3 * limit + 5} s"
-                    raise Ended(f"it did not finish within {told}: it waits or loops without end, or is far too slow")
+        def wait(idle: bool = True) -> None:
+            used = self._seconds(idle)
+            for limit, spent in ((self.limits.run + answered * ANSWER, used - begun), (self.limits.seconds, used)):
+                if spent > limit:
+                    raise Ended(f"it did not finish in {limit:.0f} s: it waits or loops without end, or is too slow")
 
         try:
             send(self._sock, head, *tensors)
@@ -219,24 +218,29 @@ class Process:
                     raise Ended("it asked for an evaluation while no run was in progress")
                 answer, values = serve(reply, results)
                 send(self._sock, answer, *values)
+                answered += 1
                 if time.monotonic() - checked > 0.25:
                     checked = time.monotonic()
-                    wait()
+                    wait(idle=False)
         except Broken:
             raise Ended(self._autopsy()) from None
         except Ended:
             self._end()
             raise
 
-    def _seconds(self) -> float:
-        """Seconds of computing so far."""
-        if LINUX:
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
-                self._spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        else:
-            self._spent = (time.monotonic() - self._clock) / 3
-        return self._spent
+    def _seconds(self, idle: bool = False) -> float:
+        """Seconds spent so far: of computing, and of sleeping while an answer was waited for.
+
+        Time in which it wants to compute and the machine is busy with others does not count. ``idle`` says that a
+        :data:`LOOK` has passed without a word from it.
+        """
+        if not LINUX:
+            return time.monotonic() - self._clock
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            state, *fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+            self._slept += LOOK * (idle and state != "R")
+            self._spent = (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK")
+        return self._spent + self._slept
 
     def _end(self) -> dict[str, Any]:
         """Let the supervisor end the process and all below it."""

@@ -1,8 +1,12 @@
 """Checks of a solver: the same functions for the library's tests, for chapters and for a reader's own method.
 
-Each raises ``AssertionError`` with the table of what was measured, and returns what it measured.
+Each raises ``AssertionError`` with the table of what was measured, and returns what it measured. :func:`points` turns
+several of them into points for a test cell.
 """
 
+import contextlib
+import io
+import warnings
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -146,6 +150,34 @@ def assert_catches(check: Callable[[], Any]) -> str:
     except AssertionError as error:
         return str(error)
     raise RuntimeError("the check passed although the solver is broken")
+
+
+def points(most: float, *tests: Callable[[], Any]) -> float:
+    """Points for a test cell of nbgrader: as the last line of the cell they are its partial credit.
+
+    Each test is a function without arguments, such as ``lambda: assert_nfe(problem, solver, u, times)``, and is worth
+    the same. One that raises earns nothing, and its first line is printed. Nothing is raised, and nothing goes to
+    stderr, where a single line would cost all points.
+
+    Args:
+        most: points if every test passes.
+        *tests: functions that return if all is well, and raise if not.
+
+    Returns:
+        the points earned.
+    """
+    if not tests:
+        raise ValueError("tests is empty; give functions such as lambda: assert_order(result)")
+    passed = 0
+    for test in tests:
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                test()
+            passed += 1
+        except Exception as error:  # whatever the solver under test does
+            print(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return most * passed / len(tests)
 
 
 def measure(
