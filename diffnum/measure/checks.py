@@ -1,11 +1,15 @@
 """Checks of a solver: the same functions for the library's tests, for chapters and for a reader's own method.
 
-Each raises ``AssertionError`` with the table of what was measured, and returns what it measured.
+Each raises ``AssertionError`` with the table of what was measured, and returns what it measured. :func:`points` turns
+several of them into points for a test cell.
 
 Two computations of one number differ by rounding, on every processor by other digits. What a check allows follows from
 its size: unit roundoff, times :data:`MARGIN`, times what the computation magnifies it by (:func:`rounding` of a run).
 """
 
+import contextlib
+import io
+import warnings
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -97,10 +101,11 @@ def assert_order(result: Convergence, order: int | None = None, within: float | 
 
 
 def assert_nfe(problem: Problem, solver: str | Solver, u: Tensor, times: Tensor, **options: Any) -> int:
-    """The evaluations counted by the problem are those that the solver claims."""
-    claimed = evaluations(problem.process, solver, len(times) - 1, float(times[-1]), **options)
+    """The evaluations counted by the problem are those that the solver claims; an adaptive one claims none."""
+    adaptive = getattr(find(solver), "nfe", 0) is None
+    claimed = None if adaptive else evaluations(problem.process, solver, len(times) - 1, float(times[-1]), **options)
     counted = solve(problem, solver, u, times, **options).nfe
-    if counted != claimed:
+    if not adaptive and counted != claimed:
         raise AssertionError(f"{find(solver).__name__}: {counted} evaluations counted, {claimed} claimed")
     return counted
 
@@ -223,6 +228,34 @@ def assert_catches(check: Callable[[], Any]) -> str:
     except AssertionError as error:
         return str(error)
     raise RuntimeError("the check passed although the solver is broken")
+
+
+def points(most: float, *tests: Callable[[], Any]) -> float:
+    """Points for a test cell of nbgrader: as the last line of the cell they are its partial credit.
+
+    Each test is a function without arguments, such as ``lambda: assert_nfe(problem, solver, u, times)``, and is worth
+    the same. One that raises earns nothing, and its first line is printed. Nothing is raised, and nothing goes to
+    stderr, where a single line would cost all points.
+
+    Args:
+        most: points if every test passes.
+        *tests: functions that return if all is well, and raise if not.
+
+    Returns:
+        the points earned.
+    """
+    if not tests:
+        raise ValueError("tests is empty; give functions such as lambda: assert_order(result)")
+    passed = 0
+    for test in tests:
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                test()
+            passed += 1
+        except Exception as error:  # whatever the solver under test does
+            print(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return most * passed / len(tests)
 
 
 def measure(
