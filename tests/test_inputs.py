@@ -254,9 +254,8 @@ def test_what_surrounds_a_denoiser_changes_nothing(name):
     for mode, enter in AMBIENT.items():
         if name == "prediction":
             make = lambda: dn.from_prediction(made.model, dn.VP())  # noqa: E731
-        with enter():
-            with torch.no_grad():
-                other = values()
+        with enter(), torch.no_grad():
+            other = values()
         assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True)), mode
 
 

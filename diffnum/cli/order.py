@@ -19,7 +19,9 @@ def order(
     process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
     steps: str = typer.Option(None, help="Increasing step counts; by default 40 to 640. Only the fine end is judged."),
     target: str = typer.Option("smooth", help="Exact problem in R^4: smooth (a mixture), thin (on planes), gaussian."),
-    t_start: float = typer.Option(None, help="First time; by default where sigma/alpha is 3. vp, cld, psld: prior at 1."),
+    t_start: float = typer.Option(
+        None, help="First time; by default where sigma/alpha is 3. vp, cld, psld: prior at 1."
+    ),
     t_end: float = typer.Option(None, help="Last time; by default where it is 0.05. With 0, F-PNDM falls to order 1."),
     seed: int = typer.Option(0, help="Seed of the 8 start states."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
