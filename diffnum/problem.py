@@ -77,7 +77,7 @@ class Problem(Frozen):
         times = self.process.row_times(t, u)
         if times.device.type == "cpu":  # values on an accelerator are not looked at: that would make it wait
             if any(map(self.process.singular, times.flatten().tolist())):
-                raise ValueError("t holds a time without noise, where the noise prediction is undefined")
+                raise ValueError("t has a time without noise, where the noise prediction is undefined")
             times = times.to(u.device)
         (row, level), field = self.process.statistic(times), self.process.expansion(times, what)
         return ready(row, u), level, *(A if A is None else ready(A, u) for A in field)

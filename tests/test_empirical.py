@@ -226,7 +226,7 @@ def test_data_are_sampled():
 
 def test_no_gradient_and_inference_mode():
     denoiser, x = Empirical(points("normal")), draw(2, *SHAPE).requires_grad_()
-    with pytest.raises(DiffnumError, match="no gradient"):
+    with pytest.raises(dn.DiffnumError, match="no gradient"):
         denoiser(x, 0.5)
     with torch.inference_mode():
         inside = denoiser(x, 0.5)

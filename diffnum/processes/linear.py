@@ -237,7 +237,7 @@ class LinearProcess(Frozen):
         if t.device.type == "cpu" and t.numel():
             low, high = (end.item() for end in t.detach().aminmax())  # both pass NaN on
             if not (low >= 0 and high <= self.t_limit):
-                raise ValueError(f"t holds times from {low:.6g} to {high:.6g}; they must be finite and not negative")
+                raise ValueError(f"t has times from {low:.6g} to {high:.6g}; they must be finite and not negative")
         return t
 
     def check_time(self, t: Any) -> float:
