@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.coefficients import act
 from diffnum.denoisers import PointMass
 from diffnum.grids import check_times
@@ -60,7 +61,10 @@ def assert_nfe(problem: Problem, solver: str | Solver, u: Tensor, times: Tensor,
 
 def assert_close(a: Tensor, b: Tensor, tolerance: float, what: str = "states") -> float:
     """The largest difference is at most the tolerance (max norm, so errors cannot cancel)."""
-    difference = (a.double() - b.double()).abs().max().item()
+    a, b = arguments.dense("a", a), arguments.dense("b", b)
+    if a.shape != b.shape:
+        raise AssertionError(f"{what} have shapes {tuple(a.shape)} and {tuple(b.shape)}")
+    difference = (a - b).abs().max().item()
     if not difference <= tolerance:
         raise AssertionError(f"{what} differ by {difference:.3g}, more than {tolerance:g}")
     return difference
