@@ -18,7 +18,7 @@ from diffnum import arguments
 from diffnum.errors import DiffnumError, WrongKind
 from diffnum.grids import check_times
 from diffnum.noise import Noise, Seeded, seed_from
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 
 Solver = Callable[..., Iterator[Tensor]]
 
@@ -87,7 +87,7 @@ def method(
 
         @wraps(function)
         def checked(problem: Problem, u: Tensor, times: Any, **given: Any) -> Iterator[Tensor]:
-            _check_problem(problem)
+            given_problem(problem)
             for option, value in given.items():
                 if option not in options:
                     raise TypeError(f"{name} has no option {option!r}; {_options(options)}")
@@ -219,7 +219,7 @@ def solve(
         DiffnumError: a solver on a process that it cannot integrate, a grid that ends where it cannot, or a denoiser
             that returns what is not like its input.
     """
-    _check_problem(problem)
+    given_problem(problem)
     run = find(solver)
     flags = {"denoise": denoise, "trajectory": trajectory, "progress": progress, "gradients": gradients}
     for flag, value in flags.items():
@@ -262,11 +262,6 @@ def solve(
             u = problem.finish(u, times[-1].item(), getattr(run, "kind", "ode"))
     kept = torch.stack(states) if trajectory else None
     return Solution(u, problem.process.decode(u), problem.nfe, times, kept, problem.process.decode)
-
-
-def _check_problem(problem: Any) -> None:
-    if not isinstance(problem, Problem):
-        raise WrongKind(f"problem={arguments.shown(problem)} is not a Problem; use dn.Problem(process, denoiser)")
 
 
 def _like_the_state(noise: Any, name: str) -> Noise:

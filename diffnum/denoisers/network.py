@@ -35,7 +35,7 @@ from diffnum.dct import dct2, decay, idct2
 from diffnum.denoisers.exact import floating, level
 from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
-from diffnum.errors import DiffnumError
+from diffnum.errors import DiffnumError, WrongKind
 
 KINDS = ("edm", "blurring")  # of denoisers
 LARGEST_FILE = 4 * 10**9  # bytes
@@ -101,6 +101,8 @@ class Weights(Frozen):
     half = False  # whether the network runs in bfloat16
 
     def __init__(self, net: Any, sha256: str = "", card: dict[str, Any] | None = None) -> None:
+        if not isinstance(getattr(net, "config", None), Config):
+            raise WrongKind(f"net={arguments.shown(net)} is no network of diffnum.denoisers.unet")
         self.config, self.sha256, self.card = net.config, sha256, card or {}
         self.shape = (net.config.colours, 32, 32)
         self._state = {k: v.detach().clone() for k, v in net.state_dict().items()}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.coefficients import act
 from diffnum.denoisers import PointMass
 from diffnum.grids import check_times
@@ -125,12 +126,13 @@ def assert_close(
     Returns:
         the largest difference.
     """
+    units = [roundoff(x.dtype) for x in (a, b) if isinstance(x, Tensor) and x.is_floating_point()]
+    a, b = arguments.dense("a", a), arguments.dense("b", b)
     if a.shape != b.shape:
         raise AssertionError(f"{what} have shapes {tuple(a.shape)} and {tuple(b.shape)}")
     if tolerance is None:
-        unit = max(roundoff(x.dtype) for x in (a, b) if x.is_floating_point())
-        tolerance = MARGIN * unit * magnified * b.double().abs().max().item()
-    difference = (a.double() - b.double()).abs().max().item()
+        tolerance = MARGIN * max(units, default=roundoff(torch.float64)) * magnified * b.abs().max().item()
+    difference = (a - b).abs().max().item()
     if not difference <= tolerance:
         raise AssertionError(f"{what} differ by {difference:.3g}, more than {tolerance:.3g}")
     return difference
