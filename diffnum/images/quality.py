@@ -222,7 +222,7 @@ def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> 
     """
     if 2 * lost > len(pictures):
         raise DiffnumError(
-            f"{lost} of {len(pictures)} images were lost to NaN or infinity, and a distance would be that of the grey in "
+            f"{lost} of {len(pictures)} images were lost to NaN or infinity, and a distance would be that of grey in "
             "their place; use more steps, or another solver or grid"
         )
     network, reference = features.load(), statistics()
