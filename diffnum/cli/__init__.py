@@ -1,4 +1,4 @@
-"""The command line: ``diffnum sample | solvers | order | compare | quality | train``, one file a command.
+"""The command line: ``diffnum sample | solvers | order | compare | quality | claims | train``, one file a command.
 
 Torch is imported inside the commands, so ``diffnum --help`` answers at once. Every refusal is one line on stderr that
 begins with ``diffnum:`` and says what to do; the exit status is 0 for success, 1 for a refusal (or an order that is not
@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from diffnum.cli import compare, order, quality, sample, solvers, train
+from diffnum.cli import claims, compare, order, quality, sample, solvers, train
 from diffnum.cli.common import app, complain
 
 
