@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffnum import named
 from diffnum.claims.store import results
-from diffnum.claims.verdicts import Verdict, interval
+from diffnum.claims.verdicts import Verdict, interval, not_tried
 from diffnum.denoisers import targets
 from diffnum.measure import analysis
 from diffnum.problem import Problem
@@ -74,7 +74,7 @@ def quality(better: tuple[str, int], worse: tuple[str, int]) -> Verdict:
                 f"{names} evaluations: {pair['limit']:.1f} [{pair['low']:.1f}, {pair['high']:.1f}], {pair['n']} images"
             )
             return interval(pair["low"], pair["high"], saw, {k: pair[k] for k in ("limit", "low", "high", "n")})
-    raise KeyError(f"no pair {better} against {worse} is stored; make quality draws it")
+    return not_tried(f"no images of {better[0]} and {worse[0]} with {better[1]} are drawn; make quality draws them")
 
 
 def gaussian_line(std: float, process: Any) -> Problem:

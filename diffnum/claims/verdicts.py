@@ -80,6 +80,11 @@ def several(parts: Mapping[str, Verdict], saw: str, numbers: Mapping[str, float]
     return Verdict("not shown", saw, _finite(numbers))
 
 
+def unresolved(saw: str, numbers: Mapping[str, float]) -> Verdict:
+    """For a measurement that does not reach far enough to decide."""
+    return Verdict("not shown", saw, _finite(numbers))
+
+
 def not_tried(reason: str) -> Verdict:
     """For what nobody here can try, with the reason."""
     return Verdict("not tried", reason)
