@@ -17,6 +17,7 @@ from diffnum.denoisers import targets
 from diffnum.derive import gddim as derive
 from diffnum.measure import analysis
 
+
 def zero(*residuals) -> bool:
     """Whether SymPy left nothing of residuals and matrices of them."""
     entries = (entry for r in residuals for entry in (r if isinstance(r, sp.MatrixBase) else (r,)))
@@ -52,7 +53,10 @@ def noise_constant_on_a_point() -> Verdict:
         ("vp", dn.Problem(dn.VP(), dn.PointMass([0.7, -0.4])), "R"),
         ("cld_L", dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4])), "L"),
     ):
-        u, times = exact.process.prior((3, *exact.process.state_shape((2, 2), data=True)[1:]), dtype=torch.float64), [1.0, 0.5, 0.1, 1e-2]
+        u, times = (
+            exact.process.prior((3, *exact.process.state_shape((2, 2), data=True)[1:]), dtype=torch.float64),
+            [1.0, 0.5, 0.1, 1e-2],
+        )
         path = analysis.reference(exact, u, times, trajectory=True)
         e = torch.stack([exact.eps(x, t, K) for x, t in zip(path, times, strict=True)])
         moved[name] = (e - e[0]).abs().max().item()
@@ -159,7 +163,10 @@ def R_is_L_times_a_rotation() -> Verdict:
 def multistep_order() -> Verdict:
     found = {(K, q): cld_errors((100, 200, 400), order=q, K=K).order for K in ("R", "L") for q in (1, 2, 3, 4)}
     reached = {K: all(abs(found[K, q] - q) < 0.15 for q in (1, 2, 3, 4)) for K in ("R", "L")}
-    saw = "; ".join(f"K = {K}: {', '.join(f'{found[K, q]:.2f}' for q in (1, 2, 3, 4))}" for K in ("R", "L")) + " at 400 steps"
+    saw = (
+        "; ".join(f"K = {K}: {', '.join(f'{found[K, q]:.2f}' for q in (1, 2, 3, 4))}" for K in ("R", "L"))
+        + " at 400 steps"
+    )
     numbers = {f"{K}_{q}": p for (K, q), p in found.items()}
     return conditional("the first step is harmless (K = R)", reached["R"], reached["L"], saw, numbers)
 
@@ -188,13 +195,19 @@ def order_shows_for_ever() -> Verdict:
 )
 def corrector_adds_an_order() -> Verdict:
     counts = (50, 100, 200)
-    found = {
-        (K, q): cld_errors(counts, order=q, K=K, corrector="pece").order for K in ("R", "L") for q in (1, 2, 3)
-    }
+    found = {(K, q): cld_errors(counts, order=q, K=K, corrector="pece").order for K in ("R", "L") for q in (1, 2, 3)}
     gained = {K: all(found[K, q] > q + 0.75 for q in (1, 2, 3)) for K in ("R", "L")}
-    saw = "PECE of 1, 2, 3 nodes: " + "; ".join(f"K = {K} {', '.join(f'{found[K, q]:.2f}' for q in (1, 2, 3))}" for K in ("R", "L"))
+    saw = "PECE of 1, 2, 3 nodes: " + "; ".join(
+        f"K = {K} {', '.join(f'{found[K, q]:.2f}' for q in (1, 2, 3))}" for K in ("R", "L")
+    )
     numbers = {f"{K}_{q}": p for (K, q), p in found.items()}
-    return conditional("the first step is harmless; after a ramp that shows the order is min(q + 1, 3)", gained["R"], gained["L"], saw, numbers)
+    return conditional(
+        "the first step is harmless; after a ramp that shows the order is min(q + 1, 3)",
+        gained["R"],
+        gained["L"],
+        saw,
+        numbers,
+    )
 
 
 @claim(
@@ -219,11 +232,15 @@ def corrector_pays() -> Verdict:
     page="gddim-claims",
 )
 def R_better_than_L() -> Verdict:
-    ratio = {n: cld_errors((n,), 1e-3, order=3, K="L").errors[0] / cld_errors((n,), 1e-3, order=3).errors[0] for n in (20, 50)}
+    ratio = {
+        n: cld_errors((n,), 1e-3, order=3, K="L").errors[0] / cld_errors((n,), 1e-3, order=3).errors[0]
+        for n in (20, 50)
+    }
     pairs = {f"network, {n}": quality(("gDDIM, K = R", n), ("gDDIM, K = L", n)) for n in (20, 30, 50)}
     parts = {f"exact score, {n}": verdict(r > 1, "", {}) for n, r in ratio.items()} | pairs
     saw = f"error of L over R, order 3: {table(ratio, '.3g')} at so many steps; distance with the network " + ", ".join(
-        f"{p.numbers['limit']:.0f} [{p.numbers['low']:.0f}, {p.numbers['high']:.0f}] at {k.split()[-1]}" for k, p in pairs.items()
+        f"{p.numbers['limit']:.0f} [{p.numbers['low']:.0f}, {p.numbers['high']:.0f}] at {k.split()[-1]}"
+        for k, p in pairs.items()
     )
     return several(parts, saw, {f"ratio_{n}": r for n, r in ratio.items()})
 
@@ -272,7 +289,10 @@ def stochastic_step_exact() -> Verdict:
 def lambda_zero_is_deterministic() -> Verdict:
     exact = problem("smooth", "cld")
     u, times = targets.starts(exact.process), grids.quadratic(exact.process, 10)
-    ends = [dn.solve(exact, s, u, times, **o).u for s, o in (("gddim", {"order": 1}), ("gddim_sde", {"lam": 0.0}), ("gddim_sde", {"lam": 1.0}))]
+    ends = [
+        dn.solve(exact, s, u, times, **o).u
+        for s, o in (("gddim", {"order": 1}), ("gddim_sde", {"lam": 0.0}), ("gddim_sde", {"lam": 1.0}))
+    ]
     apart = [(end - ends[0]).abs().max().item() / ends[0].abs().max().item() for end in ends[1:]]
     saw = f"ten steps agree to 1e-9; with lambda = 1 they differ by {apart[1]:.1f} of the state"
     return verdict(apart[0] < 1e-9 < apart[1], saw, {"one": apart[1]})
@@ -308,7 +328,9 @@ def noise_hurts() -> Verdict:
         (std, n, lam): spread(process, "gddim_sde", std, grids.quadratic(process, n), lam=lam)
         for std in (0.1, 0.5) for n in (10, 20) for lam in (0.0, 1.0)
     }  # fmt: skip
-    change = {(std, n): abs(ratio[std, n, 1.0] - 1) - abs(ratio[std, n, 0.0] - 1) for std in (0.1, 0.5) for n in (10, 20)}
+    change = {
+        (std, n): abs(ratio[std, n, 1.0] - 1) - abs(ratio[std, n, 0.0] - 1) for std in (0.1, 0.5) for n in (10, 20)
+    }
     network = {f"network, {n} steps": quality(("gDDIM, lambda 0", n), ("gDDIM, lambda 1", n)) for n in (20, 50)}
     parts = {f"Gaussian law, width {std}, {n} steps": verdict(c > 0.1, "", {}) for (std, n), c in change.items()}
     saw = (

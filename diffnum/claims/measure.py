@@ -94,3 +94,8 @@ def local_slope(solver: Any, t: float, h: float, halvings: int = 3, **options: A
         run = solve(exact, solver, x, times, **options).u
         errors.append(analysis.rms(run - analysis.reference(exact, x, times, rtol=1e-13)))
     return analysis.local_slopes([1, 2], errors[-2:])[0]
+
+
+def slopes(result: analysis.Convergence) -> float:
+    """Mean slope from the first to the last number of steps, for errors that carry noise."""
+    return analysis.local_slopes((result.steps[0], result.steps[-1]), (result.errors[0], result.errors[-1]))[0]
