@@ -1,4 +1,4 @@
-"""Claims as data: every row that must exist does, verdicts are computed, and those without a network are measured anew."""
+"""Claims as data: every row is there, verdicts are computed, and those without a network are measured anew."""
 
 import ast
 import importlib
@@ -48,7 +48,7 @@ def test_verdicts_are_computed():
         verdict(True, "", {"bad": float("nan")})
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "diffnum" / "claims").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "diffnum" / "claims").rglob("*.py")), ids=lambda p: p.name)
 def test_no_verdict_is_a_literal(path):
     """Only `verdicts.py` makes a Verdict, and no comparison is replaced by a constant."""
     if path.name == "verdicts.py":

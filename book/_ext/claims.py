@@ -42,7 +42,7 @@ class Rendered(Directive):
     has_content = True
     optional_arguments = 1
     final_argument_whitespace = True
-    option_spec = {"name": directives.unchanged}
+    option_spec = {"name": directives.unchanged}  # noqa: RUF012 - docutils reads it from the class
 
     def run(self):
         """Parse the lines."""

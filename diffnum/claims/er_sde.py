@@ -95,7 +95,10 @@ def phi_is_free() -> Verdict:
         dn.solve(exact, "er_sde", targets.starts(exact.process), grids.karras(exact.process, 20), phi=lambda r: 1 / r)
     except ValueError:
         refused = True
-    saw = f"noise variance of a step from 2 to 1, over s^2: {least['rises']:.2f} if psi = phi/x rises like x, {least['falls']:.0f} if it falls like 1/x"
+    saw = (
+        f"noise variance of a step from 2 to 1, over s^2: {least['rises']:.2f} if psi = phi/x rises "
+        f"like x, {least['falls']:.0f} if it falls like 1/x"
+    )
     return conditional(
         "psi = phi(x)/x does not fall", least["rises"] >= 0, least["falls"] >= 0 or not refused, saw, least
     )
@@ -276,7 +279,10 @@ def arbitrarily_high_order() -> Verdict:
     errors = {k: strong("x^2", k).errors[-1] for k in (1, 2, 3)}
     rising = ode((160, 320, 640), order=3).order
     gain = {"SDE": errors[2] / errors[3]}
-    saw = f"phi = x^2, 128 steps, path by path: {table(errors)} for k = 1, 2, 3: order 3 divides the error of order 2 by {gain['SDE']:.2f}"
+    saw = (
+        f"phi = x^2, 128 steps, path by path: {table(errors)} for k = 1, 2, 3: order 3 divides the "
+        f"error of order 2 by {gain['SDE']:.2f}"
+    )
     numbers = {f"strong_{k}": e for k, e in errors.items()}
     return conditional(
         "there is no noise (and the derivatives are right)", rising > 2.8, gain["SDE"] > 1.5, saw, numbers
@@ -293,7 +299,10 @@ def arbitrarily_high_order() -> Verdict:
 def hundred_points() -> Verdict:
     ratio = {n: ode((n,), order=2, **PUBLISHED).errors[0] / ode((n,), order=2).errors[0] for n in (20, 640)}
     slope = ode((320, 640), order=2, **PUBLISHED).order
-    saw = f"order 2: error over that with accurate integrals {table(ratio, '.2f')} at so many steps; slope {slope:.2f} at 640"
+    saw = (
+        f"order 2: error over that with accurate integrals {table(ratio, '.2f')} at so many steps; "
+        f"slope {slope:.2f} at 640"
+    )
     numbers = {"20": ratio[20], "640": ratio[640], "slope": slope}
     return conditional("steps are few (20, not 640)", ratio[20] < 1.2, ratio[640] < 1.2, saw, numbers)
 
@@ -337,7 +346,8 @@ def fei_ranks() -> Verdict:
     }
     saw = (
         f"least error of the variance in one step: {min(one, key=lambda phi: one[phi])}; in ten steps "
-        f"{ten['x']:.2f} for x to {ten['x^2.5']:.2f} for x^2.5, ranked as FEI; for 1 + (2x)^20 and x times that FEI is larger "
+        f"{ten['x']:.2f} for x to {ten['x^2.5']:.2f} for x^2.5, ranked as FEI; for 1 + (2x)^20 and x "
+        f"times that FEI is larger "
         f"at every step for the second, whose error is {error['2']:.2f} against {error['1']:.2f}"
     )
     parts = {k: verdict(v, "", {}) for k, v in held.items()}

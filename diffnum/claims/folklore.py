@@ -16,8 +16,8 @@ def dpmpp_3m(problem, u, times, factor=1.0):
     """DPM-Solver++(3M) as the released codes have it; with factor 2 the second difference has its Taylor weight."""
     from math import exp, expm1
 
-    levels, lam, past = map(problem.process.levels, times), [problem.process.log_snr(t) / 2 for t in times], []
-    levels = list(levels)
+    levels = [problem.process.levels(t) for t in times]
+    lam, past = [problem.process.log_snr(t) / 2 for t in times], []
     for i in range(len(times) - 1):
         past = [problem.x0(u, times[i]), *past[:2]]
         h = lam[i + 1] - lam[i]
@@ -55,7 +55,10 @@ def dpmpp_3m_third_order() -> Verdict:
         for name, factor in (("released", 1.0), ("doubled", 2.0))
     }
     power = min(k for k, term in derive.dpmpp_3m_local_error().items() if term != 0)
-    saw = f"slope {found['released']:.2f}, local error h^{power}; with the second difference doubled {found['doubled']:.2f}"
+    saw = (
+        f"slope {found['released']:.2f}, local error h^{power}; with the second difference doubled "
+        f"{found['doubled']:.2f}"
+    )
     return verdict(found["released"] > 2.7, saw, found)
 
 
@@ -96,7 +99,10 @@ def spacings_converge() -> Verdict:
 )
 def start_up_is_a_bug() -> Verdict:
     ratio = {n: error("plms", n, "log_snr") / error("f_pndm", n, "log_snr") for n in (20, 80)}
-    saw = f"error with the short start over that with Runge-Kutta, equal steps: {table(ratio, '.3f')}, with 8 evaluations fewer"
+    saw = (
+        f"error with the short start over that with Runge-Kutta, equal steps: {table(ratio, '.3f')}, "
+        f"with 8 evaluations fewer"
+    )
     return verdict(max(ratio.values()) > 1.1, saw, {str(n): r for n, r in ratio.items()})
 
 
@@ -128,7 +134,10 @@ def float32_tables_suffice() -> Verdict:
         times = grids.log_snr(exact.process, n)
         ends = [dn.solve(exact, rounded, u, times, single=single).u for single in (True, False)]
         share[n] = analysis.rms(ends[0] - ends[1]) / error(rounded, n, "log_snr", single=False)
-    saw = f"order 4: change by rounding over the error of the method {share[20]:.1e} in 20 steps, {share[1280]:.1e} in 1280"
+    saw = (
+        f"order 4: change by rounding over the error of the method {share[20]:.1e} in 20 steps, "
+        f"{share[1280]:.1e} in 1280"
+    )
     return conditional(
         "steps are few (20, not 1280)", share[20] < 1, share[1280] < 1, saw, {"20": share[20], "1280": share[1280]}
     )
@@ -150,7 +159,10 @@ def denoise_to_zero_costs_nothing() -> Verdict:
         to_zero = dn.solve(exact, "dpmpp_2m", u, torch.cat([times, times.new_zeros(1)])).u
         wrong["zero", n] = analysis.rms(to_zero - clean)
     excess = {n: wrong["zero", n] / wrong["kept", n] for n in (40, 160, 640)}
-    saw = f"error with the step to 0 over that without, at so many steps: {table(excess, '.2f')}; it stops at {wrong['zero', 640]:.1e}"
+    saw = (
+        f"error with the step to 0 over that without, at so many steps: {table(excess, '.2f')}; it "
+        f"stops at {wrong['zero', 640]:.1e}"
+    )
     return conditional(
         "steps are few (40, not 640)", excess[40] < 1.2, excess[640] < 1.2, saw, {str(n): r for n, r in excess.items()}
     )

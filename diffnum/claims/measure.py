@@ -25,7 +25,7 @@ def problem(target: str = "smooth", process: str = "vp") -> Problem:
     return Problem(named.process(process), targets.target(target))
 
 
-def ends(process: Any, first: float = SMOOTH_ENDS[0], last: float = SMOOTH_ENDS[1]) -> dict[str, float]:
+def ends(process: Any, first: float = SMOOTH_ENDS[0], last: float = SMOOTH_ENDS[1]) -> dict[str, Any]:
     """``t_start`` and ``t_end`` at two noise-to-signal ratios."""
     return {"t_start": process.time_of_rho(first), "t_end": process.time_of_rho(last)}
 
@@ -44,7 +44,8 @@ def converge(
 ) -> analysis.Convergence:  # fmt: skip
     """Errors of a solver on an exact problem, from common starts; the ends are the grid's own unless given."""
     exact = problem(target, process)
-    rule = analysis.ladder(named.grid(grid), exact.process, t_start=t_start, t_end=t_end)
+    between = {key: t for key, t in (("t_start", t_start), ("t_end", t_end)) if t is not None}
+    rule = analysis.ladder(named.grid(grid), exact.process, **between)
     u, end = truth(target, process, *rule(1)[[0, -1]].tolist())
     return analysis.convergence(exact, solver, u, rule, steps, truth=end, **options)
 

@@ -142,7 +142,7 @@ def claim(
     """
 
     def decorate(function: Callable[[], Verdict]) -> Callable[[], Verdict]:
-        paper = function.__module__.rpartition(".")[2]
+        paper = function.__module__.split(".")[2]  # the module, or the package of a long paper
         name = f"{paper}-{function.__name__}".replace("_", "-")
         for what, value, known in (("kind", kind, KINDS), ("needs", needs, NEEDS), ("paper", paper, PAPERS)):
             if value not in known:

@@ -29,7 +29,7 @@ def claims(
 ) -> None:
     """List what the papers say, with verdicts; measure it again.
 
-    Verdicts are computed from measured numbers, which are stored in the repository. What needs no network takes seconds:
+    Verdicts are computed from measured numbers, which the repository stores. What needs no network takes seconds:
 
         diffnum claims --paper pndm
 

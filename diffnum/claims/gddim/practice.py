@@ -1,213 +1,19 @@
-"""What gDDIM says: Zhang, Tao and Chen 2023, arXiv:2206.05564."""
+"""What is claimed of samplers, networks and the released code."""
 
-from functools import lru_cache
 from itertools import pairwise
-from math import sqrt
 
-import sympy as sp
 import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.measure import gaussian_line, problem, quality, table, truth, two
+from diffnum.claims.gddim.settings import cld_errors, spread, zero
+from diffnum.claims.measure import gaussian_line, problem, quality, table, truth
 from diffnum.claims.store import results
 from diffnum.claims.verdicts import Verdict, claim, conditional, not_tried, several, unresolved, verdict
 from diffnum.coefficients import act, lagrange
 from diffnum.denoisers import targets
 from diffnum.derive import gddim as derive
 from diffnum.measure import analysis
-
-
-def zero(*residuals) -> bool:
-    """Whether SymPy left nothing of residuals and matrices of them."""
-    entries = (entry for r in residuals for entry in (r if isinstance(r, sp.MatrixBase) else (r,)))
-    return all(entry == 0 for entry in entries)
-
-
-@lru_cache(maxsize=32)
-def cld_errors(steps: tuple[int, ...], t_end: float = 0.05, **options) -> analysis.Convergence:
-    """`gddim` with options on CLD and the smooth target, quadratic grid, four starts."""
-    exact = problem("smooth", "cld")
-    rule = analysis.ladder(grids.quadratic, exact.process, t_end=t_end)
-    u, end = truth("smooth", "cld", exact.process.t_max, t_end, 4)
-    return analysis.convergence(exact, "gddim", u, rule, steps, truth=end, **options)
-
-
-def spread(process, solver: str, std: float, times, **options) -> float:
-    """Standard deviation of the position of Gaussian data after a run, over the right one."""
-    line = gaussian_line(std, process)
-    found, right = analysis.law(line, solver, times, **options)[1], analysis.exact_law(line, float(times[-1]))[1]
-    return (found[0, 0] / right[0, 0]).item() ** 0.5
-
-
-@claim(
-    "On VP the noise prediction of a point is constant along the exact path",
-    where="section 3, proposition 1",
-    kind="proposition",
-    page="gddim-theory",
-    derived="diffnum.derive.gddim.point_mass_residuals",
-)
-def noise_constant_on_a_point() -> Verdict:
-    moved = {}
-    for name, exact, K in (
-        ("vp", dn.Problem(dn.VP(), dn.PointMass([0.7, -0.4])), "R"),
-        ("cld_L", dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4])), "L"),
-    ):
-        u, times = (
-            exact.process.prior((3, *exact.process.state_shape((2, 2), data=True)[1:]), dtype=torch.float64),
-            [1.0, 0.5, 0.1, 1e-2],
-        )
-        path = analysis.reference(exact, u, times, trajectory=True)
-        e = torch.stack([exact.eps(x, t, K) for x, t in zip(path, times, strict=True)])
-        moved[name] = (e - e[0]).abs().max().item()
-    saw = f"it moves by less than 1e-8 on VP; with the Cholesky root on CLD by {moved['cld_L']:.1f}"
-    return verdict(moved["vp"] < 1e-8 < moved["cld_L"], saw, {"cld_L": moved["cld_L"]})
-
-
-@claim(
-    "Stochastic DDIM is the lambda-SDE with frozen data, eta^2 = P(lambda)/P(1)",
-    where="section 3, proposition 2",
-    kind="proposition",
-    page="gddim-stochastic",
-    derived="diffnum.derive.gddim.eta_residuals",
-)
-def stochastic_ddim_is_the_lambda_sde() -> Verdict:
-    vp, t, s = dn.VP(), 0.6, 0.4
-    (a, n), (b, m) = vp.levels(t), vp.levels(s)
-    apart = []
-    for lam in (0.3, 1.0):
-        through, P = vp.reverse_step(s, t, lam)
-        share = (P / vp.reverse_step(s, t, 1.0)[1]).item()
-        variance = share * m**2 / n**2 * (1 - a**2 / b**2)  # Song et al.'s eta^2 times the posterior variance
-        apart += [abs(variance - P.item()), abs(sqrt(m**2 - variance) - through.item() * n)]
-    saw = f"SymPy leaves {'nothing' if zero(*derive.eta_residuals(), *derive.scalar_step_residuals()) else 'a rest'}; printed and library's coefficients agree to 1e-12"
-    return verdict(zero(*derive.eta_residuals(), *derive.scalar_step_residuals()) and max(apart) < 1e-12, saw, {})
-
-
-@claim(
-    "Every member of the lambda family of reverse equations keeps the marginals",
-    where="section 2, equation 6",
-    kind="proposition",
-    page="reversing-theory",
-    derived="diffnum.derive.gddim.marginal_residuals",
-)
-def lambda_keeps_marginals() -> Verdict:
-    line, times = gaussian_line(0.5, dn.VP()), grids.log_snr(dn.VP(), 400)
-    ratio = {lam: spread(line.process, "euler_maruyama", 0.5, times, lam=lam) for lam in (0.5, 1.0)}
-    saw = f"SymPy leaves {'nothing' if zero(*derive.marginal_residuals()) else 'a rest'}; deviation over the right one in 400 steps {table(ratio, '.3f')}"
-    holds = zero(*derive.marginal_residuals()) and all(abs(r - 1) < 0.02 for r in ratio.values())
-    return verdict(holds, saw, {f"lam_{k:g}": v for k, v in ratio.items()})
-
-
-@claim(
-    "With R' = (F + GG^T inv(Sigma)/2) R the noise prediction of a point is constant on any linear process",
-    where="section 4, equation 15",
-    kind="theorem",
-    page="gddim-theory",
-    derived="diffnum.derive.gddim.root_identity_residual",
-)
-def equation_of_R() -> Verdict:
-    exact = dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4]))
-    u, times = exact.process.prior((3, 2), dtype=torch.float64), [1.0, 0.5, 0.1, 1e-2]
-    path = analysis.reference(exact, u, times, trajectory=True)
-    moved = {}
-    for K in ("R", "L"):
-        e = torch.stack([exact.eps(x, t, K) for x, t in zip(path, times, strict=True)])
-        moved[K] = (e - e[0]).abs().max().item()
-    rest = zero(derive.root_identity_residual(), *derive.point_mass_residuals())
-    saw = f"SymPy leaves {'nothing' if rest else 'a rest'}; on CLD eps_R moves by less than 1e-8, eps_L by {moved['L']:.1f}"
-    return verdict(rest and moved["R"] < 1e-8 < moved["L"], saw, {"L": moved["L"]})
-
-
-@claim(
-    "One deterministic step is exact for a point, on any process",
-    where="section 4, proposition 3",
-    kind="proposition",
-    page="gddim-theory",
-    derived="diffnum.derive.gddim.one_step_residual",
-)
-def one_step_exact() -> Verdict:
-    exact, wrong = dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4])), {}
-    u = exact.process.prior((3, 2), dtype=torch.float64)
-    end = analysis.reference(exact, u, [1.0, 1e-3])
-    for K in ("R", "L"):
-        wrong[K] = (dn.solve(exact, "gddim", u, [1.0, 1e-3], order=1, K=K).u - end).abs().max().item()
-    saw = f"one step from 1 to 1e-3 on CLD: right to 1e-8 with R, wrong by {wrong['L']:.1e} with the Cholesky root"
-    return conditional("K = R", wrong["R"] < 1e-8, wrong["L"] < 1e-8, saw, {"L": wrong["L"]})
-
-
-@claim(
-    "R is the Cholesky root times a rotation, whose angle is one integral (ours)",
-    where="not in the paper",
-    kind="theorem",
-    page="gddim-theory",
-    derived="diffnum.derive.gddim.rotation_residuals",
-)
-def R_is_L_times_a_rotation() -> Verdict:
-    process, wrong = dn.CLD(), []
-    for t in (1.0, 0.3, 0.02, 1e-3):
-        turn = torch.linalg.solve(process.cholesky(t), process.rotation_root(t))
-        wrong.append((turn @ turn.mT - torch.eye(2, dtype=torch.float64)).abs().max().item())
-    rest = zero(*derive.rotation_residuals())
-    saw = f"SymPy leaves {'nothing' if rest else 'a rest'}; inv(L) R is orthogonal to 1e-9 and has turned by {process.angle(1.0):.1f} rad at t = 1"
-    return verdict(rest and max(wrong) < 1e-9, saw, {"angle": process.angle(1.0)})
-
-
-@claim(
-    "The multistep method with q nodes has order q",
-    where="section 4, equations 19 to 21",
-    kind="theorem",
-    page="gddim-multistep",
-    derived="diffnum.derive.gddim.local_error",
-)
-def multistep_order() -> Verdict:
-    found = {(K, q): cld_errors((100, 200, 400), order=q, K=K).order for K in ("R", "L") for q in (1, 2, 3, 4)}
-    reached = {K: all(abs(found[K, q] - q) < 0.15 for q in (1, 2, 3, 4)) for K in ("R", "L")}
-    saw = (
-        "; ".join(f"K = {K}: {', '.join(f'{found[K, q]:.2f}' for q in (1, 2, 3, 4))}" for K in ("R", "L"))
-        + " at 400 steps"
-    )
-    numbers = {f"{K}_{q}": p for (K, q), p in found.items()}
-    return conditional("the first step is harmless (K = R)", reached["R"], reached["L"], saw, numbers)
-
-
-@claim(
-    "The order q shows however many steps are taken",
-    where="section 4",
-    kind="implicit",
-    page="gddim-multistep",
-    derived="diffnum.derive.gddim.start_defect",
-)
-def order_shows_for_ever() -> Verdict:
-    result = cld_errors((400, 800, 1600), order=4)
-    few = cld_errors((100, 200, 400), order=4).order
-    saw = f"order 4, K = R: slope {few:.2f} at 400 steps, {two(result)} at 800 and 1600: there the first step shows"
-    numbers = {"400": few, "800": result.slopes[0], "1600": result.slopes[1]}
-    return conditional("steps stay below about a thousand", few > 3.8, result.order > 3.8, saw, numbers)
-
-
-@claim(
-    "A corrector adds an order",
-    where="section 4, algorithm 1",
-    kind="proposition",
-    page="gddim-multistep",
-    derived="diffnum.derive.gddim.local_error",
-)
-def corrector_adds_an_order() -> Verdict:
-    counts = (50, 100, 200)
-    found = {(K, q): cld_errors(counts, order=q, K=K, corrector="pece").order for K in ("R", "L") for q in (1, 2, 3)}
-    gained = {K: all(found[K, q] > q + 0.75 for q in (1, 2, 3)) for K in ("R", "L")}
-    saw = "PECE of 1, 2, 3 nodes: " + "; ".join(
-        f"K = {K} {', '.join(f'{found[K, q]:.2f}' for q in (1, 2, 3))}" for K in ("R", "L")
-    )
-    numbers = {f"{K}_{q}": p for (K, q), p in found.items()}
-    return conditional(
-        "the first step is harmless; after a ramp that shows the order is min(q + 1, 3)",
-        gained["R"],
-        gained["L"],
-        saw,
-        numbers,
-    )
 
 
 @claim(
@@ -271,11 +77,14 @@ def stochastic_step_exact() -> Verdict:
     line = gaussian_line(0.0, process)
     wrong = []
     for lam in (0.3, 1.0):
-        mean, cov = analysis.law(line, "gddim_sde", times, lam=lam)
+        cov = analysis.law(line, "gddim_sde", times, lam=lam)[1]
         right = analysis.exact_law(line, times[-1].item())
         wrong += [((cov - right[1]).abs().max() / right[1].abs().max()).item()]
     rest = zero(*derive.stochastic_residuals())
-    saw = f"SymPy leaves {'nothing' if rest else 'a rest'}; one step from 1 to 1e-3 on CLD has the right covariance to 1e-4"
+    saw = (
+        f"SymPy leaves {'nothing' if rest else 'a rest'}; one step from 1 to 1e-3 on CLD has the "
+        f"right covariance to 1e-4"
+    )
     return verdict(rest and max(wrong) < 1e-4, saw, {})
 
 
@@ -312,7 +121,10 @@ def lambda_one_is_the_posterior() -> Verdict:
     posterior = process.cov(s) - gain @ process.cov(t) @ gain.mT
     wrong = max((through - gain).abs().max().item(), (P - posterior).abs().max().item())
     rest = zero(derive.posterior_gain_residual(), *derive.posterior_residuals())
-    saw = f"SymPy leaves {'nothing' if rest else 'a rest'}; on CLD gain and covariance are those of Bayes' formula to 1e-9"
+    saw = (
+        f"SymPy leaves {'nothing' if rest else 'a rest'}; on CLD gain and covariance are those of "
+        f"Bayes' formula to 1e-9"
+    )
     return verdict(rest and wrong < 1e-9, saw, {})
 
 
@@ -458,7 +270,10 @@ def final_denoising_matters() -> Verdict:
             found = analysis.law(line, "gddim", grids.quadratic(process, n), order=3, **options)[1][0, 0]
             laws.append((found / analysis.exact_law(line, t)[1][0, 0]).item() - 1)
         change[n] = abs(laws[1] - laws[0])
-    saw = f"it changes the error of the variance by {table({f'{n} steps': 100 * c for n, c in change.items()}, '.2f')} percent"
+    saw = (
+        f"it changes the error of the variance by "
+        f"{table({f'{n} steps': 100 * c for n, c in change.items()}, '.2f')} percent"
+    )
     return verdict(max(change.values()) > 0.01, saw, {f"change_{n}": c for n, c in change.items()})
 
 
@@ -491,7 +306,10 @@ def rectangles_suffice() -> Verdict:
         gauss[n] = cld_errors((n,), order=4).errors[0]
     slope = analysis.local_slopes((200, 400), (wrong[200], wrong[400]))[0]
     excess = {n: wrong[n] / gauss[n] for n in wrong}
-    saw = f"order 4 on CLD: error over that with accurate integrals {table(excess, '.1f')}; slope {slope:.2f} at 400 steps, so the order falls to 1"
+    saw = (
+        f"order 4 on CLD: error over that with accurate integrals {table(excess, '.1f')}; slope "
+        f"{slope:.2f} at 400 steps, so the order falls to 1"
+    )
     numbers = {"slope": slope, **{f"ratio_{n}": r for n, r in excess.items()}}
     return conditional("steps are few (50, not 400)", excess[50] < 2, excess[400] < 2, saw, numbers)
 
