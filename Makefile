@@ -42,7 +42,7 @@ CHOSEN    = $(if $(LAB),$(firstword $(wildcard $(LAB) notebooks/$(LAB) notebooks
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup core sample test lint types unit notebooks book portable portable-quick lab gpu-check gpu-train \
-  bench quality gallery format execute clean distclean
+  bench quality claims gallery format execute clean distclean
 
 help: ## show this list
 	@echo "diffnum: diffusion samplers as numerical methods"
@@ -180,6 +180,9 @@ bench: $(STAMPS)/dev ## time every solver against its hand-written form (5 minut
 quality: $(STAMPS)/dev ## draw 1,000 images of every sampler of the quality chapter and judge the papers' claims
 	$(PY) -m tests.benchmarks.quality $(ARGS)
 	$(PY) -m tests.benchmarks.quality --score $(ARGS)
+
+claims: $(STAMPS)/dev ## measure every claim of the papers anew and store the verdicts (minutes)
+	OMP_NUM_THREADS=1 $(PY) -m diffnum claims --run --out book/results/claims.json $(ARGS)
 
 gallery: $(STAMPS)/dev ## errors, orders and contact sheets of every solver with the shipped network (less than an hour)
 	$(PY) -m tests.benchmarks.gallery $(ARGS)

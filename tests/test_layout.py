@@ -50,7 +50,11 @@ FLOORS = {
     "measure.analysis": 5.3,  # the public names of the five above
     "measure.checks": 5.4,
     "measure": 5.5,
-    "claims": 6,
+    "claims.verdicts": 5.6,
+    "claims.store": 5.7,
+    "claims.measure": 5.8,
+    "claims": 5.9,
+    "claims.__init__": 6,
     "classroom": 6,
     "interop": 6,
     "images.data": 6,
@@ -161,8 +165,8 @@ def floor_violations(path: Path) -> list[str]:
             continue
         target = resolve(name.partition(".")[2])
         if target.startswith("derive"):
-            if floor_of(module) < 7:
-                bad.append(f"{module} imports {name}: the two towers meet only in tests and notebooks")
+            if floor_of(module) < 5.9:
+                bad.append(f"{module} imports {name}: the two towers meet only in claims, tests and notebooks")
             continue
         target_top = target.split(".")[0]
         if target == module or (top in SHARED_INSIDE and target_top == top):

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from diffnum.cli import check, compare, order, problems, quality, sample, solvers, train
+from diffnum.cli import check, claims, compare, order, problems, quality, sample, solvers, train
 from diffnum.cli.common import Stream, app, complain
 
 TERMINATED = 128 + signal.SIGTERM
