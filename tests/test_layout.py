@@ -63,7 +63,7 @@ FLOORS = {
     "cli.__main__": 7.3,
     "__main__": 7.3,
 }
-SHARED_INSIDE = {"processes", "denoisers", "derive"}  # files of these packages may import each other
+SHARED_INSIDE = {"processes", "denoisers", "derive", "classroom"}  # files of these packages may import each other
 FORBIDDEN_IN_SOLVERS = {"sympy", "matplotlib", "PIL", "typer", "rich", "safetensors", "pooch"}
 ONLY_IN = {  # each of these libraries is imported by the modules that are about it
     "sympy": {"derive"},
