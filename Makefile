@@ -11,6 +11,8 @@ VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
 WORKERS     ?= 2
+LAB         ?=
+ONLY        ?=
 
 SHELL  := /bin/sh
 BIN     = $(VENV)/bin
@@ -34,39 +36,68 @@ TESTS    := $(call tree,tests)
 LABS     := $(call tree,notebooks)
 PAGES    := $(call tree,book) _config.yml _toc.yml
 
+# LAB is a path or a bare name; without it all.
+CHOSEN    = $(if $(LAB),$(firstword $(wildcard $(LAB) notebooks/$(LAB) notebooks/$(LAB).ipynb)),notebooks/*.ipynb)
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup core sample test lint types unit notebooks book lab gpu bench quality gallery format execute clean distclean
+.PHONY: help setup core sample test lint types unit notebooks book portable portable-quick lab gpu-check gpu-train \
+  bench quality gallery format execute clean distclean
 
 help: ## show this list
 	@echo "diffnum: diffusion samplers as numerical methods"
 	@echo
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  CONSTRAINTS=$(CONSTRAINTS)  PYTEST_ARGS=$(PYTEST_ARGS)  WORKERS=$(WORKERS)"
 
 # ---------------------------------------------------------------------------------------------------- installation
-$(STAMPS)/venv:
-	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
-	  echo "make: '$(PYTHON)' is not found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "make: diffnum needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@if "$(BIN)/python" -m pip --version >/dev/null 2>&1; then :; else \
+# An environment holds absolute paths: its own, in its scripts, and that of the checkout, which is installed in place. Its
+# stamp tells both; where they differ, after `mv` or `cp -r`, the scripts get the new path and diffnum is installed anew.
+define RELOCATE
+import pathlib, sys
+old, new = (path.encode() for path in sys.argv[1:])
+for file in pathlib.Path(sys.argv[2], "bin").iterdir():
+    text = b"" if file.is_symlink() or file.is_dir() else file.read_bytes()
+    if old in text and bytes(1) not in text:
+        head, _, rest = text.partition(b"\n")
+        if head.startswith(b"#!" + old):  # as pip writes it for a path with spaces or a long one
+            text = b"#!/bin/sh\n'''exec' \"%s\" \"$$0\" \"$$@\"\n' '''\n%s" % (head[2:], rest)
+        file.write_bytes(text.replace(old, new))
+endef
+export RELOCATE
+
+.PHONY: always
+always:
+$(STAMPS)/venv: always
+	@place="$$(pwd -P)"; home="$$(cd "$(VENV)" 2>/dev/null && pwd -P)"; \
+	if [ -n "$$home" ] && [ "$$(cat "$@" 2>/dev/null)" = "$$(printf '%s\n' "$$place" "$$home")" ]; then exit 0; fi; \
+	command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	  echo "make: '$(PYTHON)' is not found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3 ..." >&2; exit 1; }; \
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: diffnum needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+	if "$(BIN)/python" -m pip --version >/dev/null 2>&1; then :; else \
 	  "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "make: '$(PYTHON)' cannot create virtual environments. On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }; \
 	  echo "== creating $(VENV) with $$("$(PYTHON)" -V)"; \
-	  "$(PYTHON)" -m venv "$(VENV)"; \
-	fi
-	@mkdir -p "$(STAMPS)" && touch "$@"
+	  "$(PYTHON)" -m venv "$(VENV)" || exit 1; \
+	fi; \
+	home="$$(cd "$(VENV)" && pwd -P)"; was="$$(sed -n 2p "$@" 2>/dev/null)"; \
+	if [ -n "$$was" ] && [ "$$was" != "$$home" ]; then $(PY) -c "$$RELOCATE" "$$was" "$$home" || exit 1; fi; \
+	mkdir -p "$(STAMPS)" && printf '%s\n' "$$place" "$$home" > "$@"
 
-$(STAMPS)/core: pyproject.toml $(CONSTRAINTS) | $(STAMPS)/venv
-	@echo "== installing diffnum into $(VENV) (a few minutes the first time)"
-	$(PIP) -q -e .
+# Where only the place is new, nothing need be fetched.
+moved = $(if $(filter-out $(STAMPS)/venv,$?),false,echo "== this checkout was moved or copied: installing it where it is" && \
+  $(PIP) -q --no-deps --no-build-isolation -e . 2>/dev/null)
+
+$(STAMPS)/core: pyproject.toml $(CONSTRAINTS) $(STAMPS)/venv
+	@$(moved) || { echo "== installing diffnum into $(VENV) (a few minutes the first time)"; $(PIP) -q -e .; }
 	@touch "$@"
 
-$(STAMPS)/dev: pyproject.toml $(CONSTRAINTS) | $(STAMPS)/venv
-	@echo "== installing diffnum with the tools for tests and book into $(VENV) (a few minutes the first time)"
-	$(PIP) -q -e '.[dev]'
+$(STAMPS)/dev: pyproject.toml $(CONSTRAINTS) $(STAMPS)/venv
+	@$(moved) || { \
+	  echo "== installing diffnum with the tools for tests and book into $(VENV) (a few minutes the first time)"; \
+	  $(PIP) -q -e '.[dev]'; }
 	@touch "$(STAMPS)/core" "$@"
 
 core: $(STAMPS)/core ## install the library only
@@ -75,7 +106,7 @@ setup: $(STAMPS)/dev ## install the library with everything for tests and book
 
 # ------------------------------------------------------------------------------------------------------------- use
 sample: $(STAMPS)/core ## draw 64 CIFAR-10 images into samples.png (installs the library only)
-	"$(BIN)/diffnum" sample --out samples.png
+	$(PY) -m diffnum sample --out samples.png
 
 lab: $(STAMPS)/dev ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=. notebooks
@@ -110,7 +141,7 @@ $(STAMPS)/unit: $(STAMPS)/dev $(LIBRARY) $(TESTS) $(LABS) $(PAGES) README.md
 $(STAMPS)/notebooks: $(STAMPS)/dev $(LIBRARY) $(LABS) tests/sanitize.cfg
 	@echo "== notebooks"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -W default -n $(WORKERS) --dist loadfile --nbval notebooks --nbval-current-env \
-	  --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout 120 --ignore=notebooks/assignments $(PYTEST_ARGS)
+	  --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout 3600 --ignore=notebooks/assignments $(PYTEST_ARGS)
 	@touch "$@"
 
 # A raw \eqref or \ref renders as "(???)" without a warning: refer with {eq}`label`.
@@ -121,12 +152,25 @@ $(STAMPS)/book: $(STAMPS)/dev $(LIBRARY) $(LABS) $(PAGES)
 	PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/jb" build . -W -n --keep-going
 	@touch "$@"
 
-gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train both networks on it (80 minutes)
-	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	$(PY) -m diffnum.images.train --size large --minutes 60 --batch 512 --lr 1e-3 --warmup 1000 --average 500000 \
-	  --out .runs/gpu/cifar10 --resume
-	$(PY) -m diffnum.images.train --kind blurring --init .runs/gpu/cifar10/cifar10.safetensors --minutes 20 --batch 512 \
-	  --lr 4e-4 --out .runs/gpu/cifar10-blurring --resume
+# Other processors round in other ways; their arithmetic can be had here, see tests/portable.py.
+portable: $(STAMPS)/dev ## unit tests and notebooks under six arithmetics; prints what differs (hours)
+	$(PY) -m tests.portable --workers $(WORKERS) $(if $(ONLY),--only "$(ONLY)")
+
+portable-quick: $(STAMPS)/dev ## tests of orders, exactness and golden values, and their labs, under one of them
+	$(PY) -m tests.portable --quick --workers $(WORKERS) $(if $(ONLY),--only "$(ONLY)")
+
+# With PY=python3, say, that Python is used as it is and nothing is installed: for a lent machine without a network.
+GPU_NEEDS = $(if $(filter command% environment%,$(origin PY)),,$(STAMPS)/dev)
+
+gpu-check: $(GPU_NEEDS) ## run the tests that need a GPU
+	$(PY) -m pytest -q -m gpu $(PYTEST_ARGS)
+
+# Half precision of 7.7 million parameters is 15.5 MB; a shipped file may have 16. RUNS="$$OUT" puts it elsewhere.
+RUNS ?= .runs/gpu
+gpu-train: $(GPU_NEEDS) ## train a larger denoiser on a GPU, 9 minutes with loading and validation
+	$(PY) -m diffnum.images.train --device cuda --size large --amp --minutes 8.5 --batch 512 --lr 1e-3 --warmup 500 \
+	  --average 200000 --validate-every 1000 --out "$(RUNS)/cifar10" --resume
+	@echo "the weights are $(RUNS)/cifar10/cifar10.safetensors, the card beside them; --init goes on from there"
 
 # Wants a quiet machine; writes what the book's page on work and precision shows.
 bench: $(STAMPS)/dev ## time every solver against its hand-written form (5 minutes; not part of `make test`)
@@ -146,9 +190,10 @@ format: $(STAMPS)/dev ## format the code and apply the safe fixes of ruff
 	$(PY) -m ruff format .
 
 # Without record_timing=False every run writes new time stamps into each cell.
-execute: $(STAMPS)/dev ## run all notebooks and store their outputs
+execute: $(STAMPS)/dev ## run one notebook (LAB=pndm_order) or all, and store the outputs
+	@test -n "$(CHOSEN)" || { echo "make: LAB=$(LAB) is no notebook; name one of notebooks/, such as LAB=pndm_order" >&2; exit 1; }
 	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(PY) -m nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=300 notebooks/*.ipynb
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=3600 $(CHOSEN)
 
 clean: ## remove what was built; keep the virtual environment
 	rm -rf _build build dist .make .pytest_cache .mypy_cache .ruff_cache .hypothesis

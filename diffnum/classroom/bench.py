@@ -83,7 +83,7 @@ class Solver:
             if head["ask"] == "noise":
                 return {}, [noise(x)]
             asked += 1
-            problem.nfe += 1
+            problem.count()
             if asked > 5000 + 500 * n:
                 raise Ended(
                     f"it asked for more than {asked - 1} evaluations in {n} steps, and it did not come to an end"

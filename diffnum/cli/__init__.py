@@ -2,20 +2,28 @@
 
 Torch is imported inside the commands, so ``diffnum --help`` answers at once. Every refusal is one line on stderr that
 begins with ``diffnum:`` and says what to do; the exit status is 0 for success, 1 for a refusal (or an order that is not
-confirmed), 2 for a mistake in the command itself.
+confirmed, or images that are none), 2 for a mistake in the command itself, 130 after Ctrl-C and 143 after SIGTERM.
+Results are written before anything is printed about them.
 """
 
 import os
+import signal
 import sys
+from typing import Any
 
 import typer
 
 from diffnum.cli import check, compare, order, problems, quality, sample, solvers, train
-from diffnum.cli.common import app, complain
+from diffnum.cli.common import Stream, app, complain
+
+TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> None:
-    """The entry point ``diffnum``: usage mistakes, too, are one line, and none is a traceback."""
+    """The entry point: usage mistakes, too, are one line, and none is a traceback."""
+    streams: Any = sys
+    streams.stdout, streams.stderr = (Stream(s) if s is not None else s for s in (sys.stdout, sys.stderr))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # an exception, so that nothing is left half-written
     try:
         status = app(standalone_mode=False)
         if status == 130:
@@ -23,6 +31,10 @@ def main() -> None:
     except KeyboardInterrupt:
         complain("interrupted")
         status = 130
+    except SystemExit as end:
+        if end.code == TERMINATED:
+            complain("terminated")
+        raise
     except Exception as error:
         # Typer's usage errors know how to word themselves; its own copy of click has no public name to catch.
         if type(error).__name__ == "Abort":
@@ -31,10 +43,12 @@ def main() -> None:
         if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
             raise
         if type(error).__name__ == "NoArgsIsHelpError":
-            typer.echo(error.format_message())
+            print(error.format_message())
         else:
             complain(f"{' '.join(error.format_message().split())} (diffnum --help shows what there is)")
         status = error.exit_code
+    if sys.stdout is not None:
+        sys.stdout.flush()
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -42,7 +56,7 @@ def _version(asked: bool) -> None:
     if asked:
         from diffnum import __version__
 
-        typer.echo(f"diffnum {__version__}")
+        print(f"diffnum {__version__}")
         raise typer.Exit
 
 

@@ -1,5 +1,5 @@
 """``python -m diffnum.cli``: the command line."""
 
-from diffnum.cli import main
+from diffnum.__main__ import main
 
 main()

@@ -1,26 +1,73 @@
-"""What the commands share: the application, refusals in one line, readers of options, and the progress bar."""
+"""What the commands share: the application, streams, refusals in one line, readers of options, the progress bar."""
 
 import ast
+import errno
 import inspect
-import tempfile
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
+from math import isqrt
 from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
 
+from diffnum import files
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 T = TypeVar("T")
+MOST = 10**6  # steps, evaluations, images: more would only fill the memory
+PIXELS = 2**30 // 12  # of a sheet: above this many Pillow takes a picture for an attack when it is opened
+
+
+# ------------------------------------------------------------------------------------------------------ streams
+
+
+class Stream:
+    """stdout or stderr, for every reader: what its code page lacks is escaped, and one that has gone is no error."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        with self._quiet():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        with self._quiet():
+            self.stream.flush()
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # `| head -1`, or a full disk: what is still buffered goes nowhere, and so does all that follows
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+            if error.errno not in (errno.EPIPE, errno.EINVAL):  # the second is what Windows says
+                raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 # ------------------------------------------------------------------------------------------------------- errors
 
 
 def explained(command: Callable[..., T]) -> Callable[..., T]:
-    """Let a command end with one line on stderr and status 1 where the library refuses."""
+    """Let a command end with one line on stderr and status 1 where the library refuses, or where memory ends."""
+    flags = {"batch": "--batch", "number": "-n", "nfe": "--nfe", "steps": "--steps", "scale": "--scale"}
+    smaller = [flag for name, flag in flags.items() if name in inspect.signature(command).parameters]
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> T:
@@ -29,13 +76,21 @@ def explained(command: Callable[..., T]) -> Callable[..., T]:
         except Exception as error:
             from diffnum.errors import DiffnumError
 
-            memory = "out of memory" in str(error).lower() or isinstance(error, MemoryError)
-            if not memory and not isinstance(error, (ValueError, TypeError, KeyError, OSError, DiffnumError)):
+            if of_memory(error):
+                complain(f"out of memory; use a smaller {' or '.join(smaller)}" if smaller else "out of memory")
+            elif isinstance(error, (ValueError, TypeError, KeyError, OSError, OverflowError, DiffnumError)):
+                complain(sentence(error))
+            else:
                 raise
-            complain("out of memory; use a smaller --batch or --scale" if memory else sentence(error))
             raise typer.Exit(1) from None
 
     return run
+
+
+def of_memory(error: Exception) -> bool:
+    """Whether there was too little memory, on a GPU or a CPU: torch has a class for the first alone."""
+    words = ("out of memory", "not enough memory", "allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def sentence(error: Exception) -> str:
@@ -51,7 +106,7 @@ def sentence(error: Exception) -> str:
 
 def complain(message: str) -> None:
     """One line on stderr."""
-    typer.echo(f"diffnum: {message}", err=True)
+    print(f"diffnum: {message}", file=sys.stderr, flush=True)
 
 
 # ----------------------------------------------------------------------------------------------- reading options
@@ -101,28 +156,52 @@ def read_value(key: str, text: str, default: Any) -> Any:
         raise ValueError(f"option {key}={text!r} must be of type {type(default).__name__}, like {default!r}") from None
 
 
-def writable(path: Path, *suffixes: str, option: str = "--out") -> Path:
-    """The path, if a file can be put there: asked before the work, so that no result is lost for want of a folder."""
-    folder = path.parent
+def classes(given: list[str]) -> list[str | int] | None:
+    """Labels from ``--label``, each a name or number or several with commas between; ``all`` are the ten in order."""
+    from diffnum.denoisers.guide import NAMES
+
+    texts = [text.strip() for one in given for text in one.split(",")]
+    names = [name for text in texts for name in (NAMES if text == "all" else (text,))]
+    return [int(name) if name.isdecimal() else name for name in names] or None
+
+
+def whole(option: str, value: int, low: int = 1, high: int = MOST) -> int:
+    """A whole number from ``low`` to ``high``."""
+    if not low <= value <= high:
+        raise ValueError(f"{option} {value} must be a whole number from {low} to {high}")
+    return value
+
+
+def sheet_fits(number: int, columns: int | None, scale: int, out: Path) -> None:
+    """Refuse a sheet of so many pictures of 32 x 32 pixels that is too large for a file anybody opens."""
+    columns = min(columns or isqrt(number - 1) + 1, number)
+    width, height = (n * (32 * scale + 2) + 2 for n in (columns, -(-number // columns)))
+    if width * height > PIXELS:
+        raise ValueError(
+            f"{out} would have {width} x {height} pixels, more than the {PIXELS} that image readers open; use a "
+            "smaller --scale or -n, or write arrays to a .npz file"
+        )
+
+
+def writable(path: Path, *suffixes: str, option: str = "--out", size: int = 0) -> Path:
+    """The path, if a file of so many bytes can be put there: asked before the work, so that no result is lost.
+
+    Raises:
+        ValueError: another suffix, or no place to write to; the message says what to do.
+    """
+    path = files.place(path)
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} {path} must end with {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise ValueError(f"{option} {path} is a folder; name a file in it")
-    if not folder.is_dir():
-        raise ValueError(f"{option} {path}: the folder {folder} does not exist; create it first (mkdir -p {folder})")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        files.probe(path, size)
     except OSError as error:
-        raise ValueError(f"{option} {path}: cannot write into {folder} ({error.strerror}); choose another") from None
+        raise ValueError(f"{option} {path}: {error.strerror}") from None
     return path
 
 
 def increasing(option: str, values: list[int]) -> tuple[int, ...]:
     """Positive whole numbers in increasing order, each once."""
-    if not values or min(values) < 1:
-        raise ValueError(f"{option} {' '.join(map(str, values))} must be at least 1")
-    return tuple(sorted(set(values)))
+    return tuple(sorted({whole(option, value) for value in values}))
 
 
 def solver_with_options(text: str) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -141,10 +220,18 @@ class Meter:
     """A progress bar on stderr over the steps of one or several runs, with a rate; silent off a terminal.
 
     It watches a solver from outside: a generator around the generator. What it counts are network evaluations of one
-    image each, shown as ``total`` units of which one evaluation is the fraction ``each``.
+    row of a state each, shown as ``total`` units of which one evaluation is the fraction ``each``; with ``each`` None
+    the evaluations of whole states. Without a total it only shows that work goes on.
     """
 
-    def __init__(self, verb: str, total: float, unit: str, each: float = 1.0) -> None:
+    def __init__(
+        self,
+        verb: str,
+        total: float | None = None,
+        unit: str = "evaluations",
+        each: float | None = 1.0,
+        state: str = "",
+    ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -154,7 +241,7 @@ class Meter:
             TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self.total, self.unit, self.each, self.done, self.begun = total, unit, each, 0.0, time.perf_counter()
-        self.task = self.bar.add_task("", total=total, state="first evaluation")
+        self.task = self.bar.add_task("", total=total, state=state)
 
     def __enter__(self) -> "Meter":
         self.bar.start()
@@ -170,17 +257,19 @@ class Meter:
 
         @wraps(solver)
         def watched(problem: Any, u: Any, times: Any, **options: Any) -> Iterator[Any]:
+            return follow(solver(problem, u, times, **options), problem, u, len(times) - 1)  # refuses before a step
+
+        def follow(steps: Iterator[Any], problem: Any, u: Any, n: int) -> Iterator[Any]:
             before = counted = problem.nfe
-            for i, state in enumerate(solver(problem, u, times, **options), 1):
-                advance, counted = len(u) * self.each * (problem.nfe - counted), problem.nfe
+            weight = 1.0 if self.each is None else len(u) * self.each
+            for i, state in enumerate(steps, 1):
+                advance, counted = weight * (problem.nfe - counted), problem.nfe
                 self.done += advance
                 rate = self.done / (time.perf_counter() - self.begun)
                 name = getattr(solver, "__name__", "step")
-                text = (
-                    f"{name} {i}/{len(times) - 1}  NFE {counted - before}  {self.done:.0f}/{self.total:.0f} {self.unit}"
-                )
+                text = f"{name} {i}/{n}  NFE {counted - before}  {self.done:.0f}/{self.total or 0:.0f} {self.unit}"
                 self.bar.update(self.task, advance=advance, state=f"{text}  {rate:.2f} {self.unit}/s")
-                if ends is not None and i == len(times) - 1:
+                if ends is not None and i == n:
                     ends[i] = state
                 yield state
 

@@ -8,7 +8,17 @@ from typing import Any
 import typer
 
 from diffnum import named
-from diffnum.cli.common import Meter, app, explained, increasing, make_device, solver_with_options, writable
+from diffnum.cli.common import (
+    Meter,
+    app,
+    explained,
+    increasing,
+    make_device,
+    sheet_fits,
+    solver_with_options,
+    whole,
+    writable,
+)  # fmt: skip
 from diffnum.named import GRIDS, PROCESSES
 
 
@@ -50,14 +60,16 @@ def compare(
         diffnum compare --target cifar10 --solver ddim --solver plms --solver dpmpp_2m --nfe 10 --images rows.png
     """
     for name, value in (("-n", number), ("--scale", scale)):
-        if value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
+        whole(name, value)
     budgets = increasing("--nfe", nfe)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS[:-1])
-    for path, option in ((out, "--out"), (images, "--images")):
-        if path is not None:
-            writable(path, ".png", option=option)
+    out, images = (
+        None if path is None else writable(path, ".png", option=option)
+        for path, option in ((out, "--out"), (images, "--images"))
+    )  # fmt: skip
+    if images is not None:
+        sheet_fits((len(solver) + 1) * number, number, scale, images)
     if images is not None and out is not None and images.resolve() == out.resolve():
         raise ValueError(f"--out and --images are both {out}; name two files")
     os.environ.setdefault("MPLBACKEND", "agg")  # a file, not a window
@@ -106,8 +118,18 @@ def compare(
         work = work_precision(problem, watched, u, times, budgets, truth=truth if fine else None)
 
     about = f"{target}, {process}, {grid} grid, {number} start{'s' if number > 1 else ''}"
+    shown = {name_of(run, **options): end[min(end)] for (run, options), end in zip(entries, ends, strict=True) if end}
+    if out is not None:
+        plots.use()
+        ax = plots.work_precision(work)
+        ax.set_title(about)
+        plots.save(ax, out)
+    if images is not None:
+        x = torch.cat([*map(noising.decode, shown.values()), noising.decode(reference[0])]).float().cpu()
+        plots.sheet(x.nan_to_num(0, 0, 0), number, images, scale)  # a lost image is grey
+
     header, *rows = work.cells()
-    typer.echo(f"evaluations spent and error: {about}")
+    print(f"evaluations spent and error: {about}")
     table = Table(box=SIMPLE_HEAD)
     for i, text in enumerate(header):
         table.add_column(text, justify="right" if i else "left", no_wrap=True)
@@ -115,29 +137,18 @@ def compare(
         table.add_row(*row)
     Console().print(table, markup=False)
     for line in work.notes():
-        typer.echo(line)
+        print(line)
     finite = [nfe for r in work.results for nfe, error in zip(r.nfe, r.errors, strict=True) if isfinite(error)]
     for budget in budgets:
         if finite and min(finite) <= budget:
             name, spent, error = work.best(budget)
-            typer.echo(f"best within {budget}: {name} with {spent}, error {error:.1e}")
+            print(f"best within {budget}: {name} with {spent}, error {error:.1e}")
     if reference:
-        typer.echo(f"reference: prk with {4 * fine} evaluations, itself wrong by about {reference[1]:.0e}")
-    if out is not None:
-        plots.use()
-        ax = plots.work_precision(work)
-        ax.set_title(about)
-        plots.save(ax, out)
+        print(f"reference: prk with {4 * fine} evaluations, itself wrong by about {reference[1]:.0e}")
     if images is not None:
-        shown = {
-            name_of(run, **options): end[min(end)] for (run, options), end in zip(entries, ends, strict=True) if end
-        }
-        x = torch.cat([*map(noising.decode, shown.values()), noising.decode(reference[0])]).float().cpu()
-        plots.sheet(x.nan_to_num(0, 0, 0), number, images, scale)  # a lost image is grey
-        typer.echo(f"rows of {images}: {'; '.join(shown)}; reference")
-    written = " and ".join(str(path) for path in (out, images) if path is not None)
-    if written:
-        typer.echo(f"-> {written}")
+        print(f"rows of {images}: {'; '.join(shown)}; reference")
+    if out is not None or images is not None:
+        print("->", " and ".join(str(path) for path in (out, images) if path is not None))
 
 
 def network_reference(problem: Any, u: Any, end: float, steps: int, meter: Any) -> tuple[Any, float]:

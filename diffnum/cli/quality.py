@@ -5,7 +5,8 @@ from pathlib import Path
 import typer
 
 from diffnum import named
-from diffnum.cli.common import Meter, app, explained, make_device, solver_options, writable
+from diffnum.cli.common import Meter, app, classes, complain, explained, make_device, solver_options, whole, writable
+from diffnum.files import place, write
 from diffnum.named import GRIDS, PROCESSES
 
 
@@ -24,6 +25,12 @@ def quality(
     half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
+    guidance: float = typer.Option(
+        None, help="Guide the network with this weight: 1 estimates the posterior mean, 2 to 3 make clearer pictures."
+    ),
+    label: list[str] = typer.Option(
+        [], help="Guide to this class; repeat for several, or all, which are taken in turn. Needs --guidance."
+    ),
     folder: Path = typer.Option(".runs/quality", help="Keeps the images; an interrupted run goes on from there."),
     against: Path = typer.Option(
         None, help="A result of another run with the same seed, to compare with image by image."
@@ -32,7 +39,7 @@ def quality(
 ) -> None:
     """Draw many images and measure their distance from CIFAR-10, with an interval.
 
-    The Fréchet distance is that of the features of the shipped classifier, extrapolated to infinitely many images: it
+    The Frechet distance is that of the features of the shipped classifier, extrapolated to infinitely many images: it
     compares samplers with each other, and is no FID. The result holds all that is needed to repeat it:
 
         diffnum quality --solver f_pndm --steps 20 -n 1000 --out f_pndm.json
@@ -42,17 +49,15 @@ def quality(
         diffnum quality --solver ddim --steps 29 -n 1000 --against f_pndm.json
     """
     for name, value, least in (("-n", number, 4), ("--steps", steps, 1)):  # an interval needs halves of two images
-        if value < least:
-            raise ValueError(f"{name} {value} must be at least {least}")
+        whole(name, value, least)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
-    path = writable(Path(f"{solver}_quality.json") if out is None else out, ".json")
-    if against is not None and against.resolve() == path.resolve():
+    path = writable(Path(f"{Path(solver).name}_quality.json") if out is None else out, ".json")
+    if against is not None and place(against).resolve() == path.resolve():
         raise ValueError(f"the result would overwrite --against {against}; name another --out")
 
     import json
 
-    from diffnum.files import write
     from diffnum.images import quality as measuring
     from diffnum.measure.analysis import evaluations
     from diffnum.solvers import find
@@ -60,8 +65,9 @@ def quality(
     run, where = find(solver), make_device(device)
     options = solver_options(run, option)
     recipe = measuring.recipe(
-        solver, steps, process, grid, t_end, options, denoise, network, half, seed, device=str(where)
-    )
+        solver, steps, process, grid, t_end, options, denoise, network, half, seed, device=str(where),
+        label=classes(label), guidance=guidance,
+    )  # fmt: skip
     other = measuring.result(against) if against is not None else None
     if other is not None and (other["recipe"]["seed"], other["n"]) != (seed, number):
         raise ValueError(
@@ -75,20 +81,22 @@ def quality(
     missing = max(number - measuring.drawn(recipe, folder), 0)
     with Meter("sampling", missing, "images", 1 / claimed) as meter:
         drawn, nfe, lost = measuring.images(recipe, number, folder, meter.watch, where)
-    found = measuring.score(recipe, drawn, nfe, lost)
-    text = f"{number} images, {nfe} network evaluations each"
-    typer.echo(text + (f", {lost} lost to NaN or infinity" if lost else ""))
-    for name, key in (("Fréchet distance", "frechet"), ("kernel distance", "kernel")):
+    with Meter("scoring"):
+        found = measuring.score(recipe, drawn, nfe, lost)
+        if other is not None and before is not None:
+            found["against"] = {"recipe": other["recipe"], **measuring.compare(drawn, before)}
+    write(path, lambda file: file.write(json.dumps(found, indent=1).encode()))
+
+    print(f"{number} images, {nfe} network evaluations each")
+    for name, key in (("Frechet distance", "frechet"), ("kernel distance", "kernel")):
         d = found[key]
-        typer.echo(
-            f"{name}: {d['limit']:.4g}, 95 % interval {d['low']:.4g} to {d['high']:.4g} (as drawn {d['value']:.4g})"
-        )
-    if other is not None and before is not None:
-        d = measuring.compare(drawn, before)
-        found["against"] = {"recipe": other["recipe"], **d}
-        typer.echo(
+        print(f"{name}: {d['limit']:.4g}, 95 % interval {d['low']:.4g} to {d['high']:.4g} (as drawn {d['value']:.4g})")
+    if other is not None:
+        d = found["against"]
+        print(
             f"difference from {other['recipe']['solver']} at {other['nfe']}: {d['limit']:.4g}, 95 % interval "
             f"{d['low']:.4g} to {d['high']:.4g}; that it is better: {d['verdict']}"
         )
-    write(path, lambda file: file.write(json.dumps(found, indent=1).encode()))
-    typer.echo(f"-> {path}")
+    print(f"-> {path}")
+    if lost:
+        complain(f"{lost} of {number} images were lost to NaN or infinity; they are scored as grey")

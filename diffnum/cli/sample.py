@@ -7,7 +7,18 @@ from typing import Any
 import typer
 
 from diffnum import named
-from diffnum.cli.common import Meter, app, explained, make_device, solver_options, writable
+from diffnum.cli.common import (
+    Meter,
+    app,
+    classes,
+    complain,
+    explained,
+    make_device,
+    sheet_fits,
+    solver_options,
+    whole,
+    writable,
+)  # fmt: skip
 from diffnum.named import GRIDS, PROCESSES
 
 DTYPES = ("float32", "float64", "bfloat16")
@@ -32,7 +43,13 @@ def sample(
     dtype: str = typer.Option("float32", help=f"Precision of the states: {', '.join(DTYPES)}."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
-    columns: int = typer.Option(None, help="Images in a row of the sheet; by default as square as possible."),
+    guidance: float = typer.Option(
+        None, help="Guide the network with this weight: 1 estimates the posterior mean, 2 to 3 make clearer pictures."
+    ),
+    label: list[str] = typer.Option(
+        [], help="Guide to this class; repeat for several, or all, which are taken in turn. Needs --guidance."
+    ),
+    columns: int = typer.Option(None, help="Images in a row of the sheet; by default one for each label, or a square."),
     scale: int = typer.Option(2, help="Enlarge each pixel of the sheet to a square of this size."),
     npz: bool = typer.Option(False, "--npz", help="Also write the images and how they were made to a .npz file."),
     out: Path = typer.Option("samples.png", help="The sheet, a .png file; a name in .npz writes the arrays alone."),
@@ -49,27 +66,36 @@ def sample(
 
         diffnum sample --solver heun --process ve --grid karras --out ve.png
 
+    Clearer pictures from the same network with a guide, a column for each class:
+
+        diffnum sample --guidance 3 --label all --solver er_sde --process ve --grid karras --steps 14 --out classes.png
+
     A solver's own options, and arrays to compute with (samples.npz):
 
         diffnum sample --solver pndm_variable --option order=3 --npz -n 16
     """
     for name, value in (("-n", number), ("--steps", steps), ("--batch", batch), ("--scale", scale)):
-        if value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
-    if columns is not None and columns < 1:
-        raise ValueError(f"--columns {columns} must be at least 1")
+        whole(name, value)
+    if columns is not None:
+        whole("--columns", columns)
     named.choose("dtype", dtype, DTYPES)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
-    writable(out, ".png", ".npz")
-    arrays = out if out.suffix.lower() == ".npz" else writable(out.with_suffix(".npz"), ".npz") if npz else None
+    labels = classes(label)
+    if columns is None and labels is not None and len(labels) > 1:
+        columns = len(labels)
+    out = writable(out, ".png", ".npz", size=number * 3072)
+    arrays = out if out.suffix.lower() == ".npz" else None
+    if arrays is None:
+        sheet_fits(number, columns, scale, out)
+        arrays = writable(out.with_suffix(".npz"), ".npz", option="--npz", size=number * 15360) if npz else None
 
     import numpy as np
     import torch
 
     from diffnum import Problem, __version__
     from diffnum.files import write
-    from diffnum.images.quality import batches
+    from diffnum.images import quality
     from diffnum.measure import plots
     from diffnum.measure.analysis import evaluations
     from diffnum.solvers import find
@@ -78,13 +104,13 @@ def sample(
     options = solver_options(run, option)
     noising = named.process(process)
     times = named.grid(grid)(noising, steps, t_end=t_end)
-    denoiser = named.network(network, process)
+    denoiser = named.network(network, process, labels, guidance)
     problem = Problem(noising, denoiser)
 
     claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
     parts, begun, nfe = [], time.perf_counter(), 0
     with Meter("sampling", number, "images", 1 / claimed) as meter:
-        for solution in batches(
+        for solution in quality.batches(
             problem, meter.watch(run), times, number, seed=seed, batch=batch, device=where,
             dtype=getattr(torch, dtype), denoise=denoise, **options,
         ):  # fmt: skip
@@ -100,11 +126,21 @@ def sample(
             "dtype": dtype, "device": str(where), "network": network, "weights_sha256": getattr(denoiser, "sha256", ""),
             "diffnum": __version__, "torch": torch.__version__,
         }  # fmt: skip
+        guide = quality.guiding(denoiser) or {"guidance": 0.0, "label": None, "guide_sha256": ""}
+        turn = guide["label"] or [""]
+        guide["label"] = [turn[i % len(turn)] for i in range(number)]  # of every image
+        about |= {key: guide[key] for key in ("guidance", "label", "guide_sha256")}
         write(arrays, lambda file: np.savez_compressed(file, **about))
     if out != arrays:
         plots.sheet(x, columns, out, scale)
     written = " and ".join(str(path) for path in dict.fromkeys((out, arrays)) if path is not None)
-    typer.echo(
+    print(
         f"{number} image{'s' if number > 1 else ''}, {nfe} network evaluations each, "
         f"{seconds:.1f} s, {number / seconds:.2f} images/s -> {written}"
     )
+    if (share := quality.outside(x)) > quality.TOO_MANY:
+        complain(
+            f"{100 * share:.0f} % of the numbers are far out of range (beyond {-quality.FAR:g} ... {quality.FAR:g}): "
+            "these are no images; use more --steps, or another --solver or --grid"
+        )
+        raise typer.Exit(1)

@@ -4,8 +4,9 @@ The data set is not part of this package. :func:`cifar10` finds it in a folder (
 variable ``DIFFNUM_DATA``) or downloads the canonical archive once and verifies it. It understands
 
 - ``cifar-10-python.tar.gz``, the canonical archive, or its extracted folder ``cifar-10-batches-py``: exact pixels;
-- a tree ``train/<class>/*.jpg|png`` and ``test/<class>/*``, as a folder or a zip: what others often pass on. Its pixels
-  count as exact if every file is a PNG;
+- a tree ``train/<class>/*.jpg|png`` and ``test/<class>/*``, as a folder or a zip: what others often pass on. Classes go
+  by their names or by 0 to 9; hidden folders and those of Apple's archives are passed over, others are refused. Its
+  pixels count as exact if every file is a PNG;
 - ``cifar10-lossless.npz`` with ``train_x``, ``train_y``, ``test_x``, ``test_y``: exact pixels of a subset;
 - ``cifar10-pack.tar``, written by :func:`pack`: JPEG copies and exact pixels in one small file that travels.
 """
@@ -23,16 +24,18 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from diffnum.denoisers.guide import NAMES
 from diffnum.errors import DiffnumError
-from diffnum.files import write
+from diffnum.files import place as placed
+from diffnum.files import read, write
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = NAMES
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE, FOLDER, LOSSLESS, PACK = (
@@ -42,16 +45,33 @@ ARCHIVE, FOLDER, LOSSLESS, PACK = (
     "cifar10-pack.tar",
 )
 PICTURES = (".jpg", ".jpeg", ".png")
+BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+FORMAT = 2  # of decoded arrays in the cache; what an earlier version decoded is decoded anew
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images (N, 32, 32, 3) uint8 with labels (N,), whether the pixels are exact, and the file they came from."""
+    """Images (N, 32, 32, 3) uint8 with labels (N,), whether the pixels are exact, and the file they came from.
+
+    Raises:
+        DiffnumError: anything else, an empty set, or labels that are not one of 0 to 9 for each image.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     exact: bool
     source: str
+
+    def __post_init__(self) -> None:
+        x, y = self.images, self.labels
+        if x.dtype != np.uint8 or x.shape[1:] != (32, 32, 3) or not len(x):
+            found = f"images {x.dtype} of shape {x.shape}, not uint8 (N, 32, 32, 3)"
+        elif y.dtype.kind not in "iu" or y.shape != (len(x),) or y.min() < 0 or y.max() >= len(CLASSES):
+            found = f"labels {y.dtype} of shape {y.shape} for {len(x)} images, not a whole number from 0 to 9 for each"
+        else:
+            object.__setattr__(self, "labels", y.astype(np.int64))
+            return
+        raise DiffnumError(f"{self.source} is no CIFAR-10: it has {found}; {_advice()}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,7 +96,7 @@ def cifar10(root: str | os.PathLike[str] | None = None, split: str = "train", ex
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
     given = root if root is not None else os.environ.get("DIFFNUM_DATA")
-    place = Path(given) if given else cache()
+    place = placed(given) if given else cache()
     if given and not place.exists():
         raise DiffnumError(f"the data folder {place} does not exist; {_advice()}")
     found = _find(place, split, exact)
@@ -92,9 +112,11 @@ def cifar10(root: str | os.PathLike[str] | None = None, split: str = "train", ex
 
 def cache() -> Path:
     """Folder for downloads and decoded arrays: ``DIFFNUM_CACHE``, or the user's cache folder."""
+    if given := os.environ.get("DIFFNUM_CACHE"):
+        return placed(given)
     import pooch
 
-    return Path(os.environ.get("DIFFNUM_CACHE") or pooch.os_cache("diffnum"))
+    return Path(pooch.os_cache("diffnum"))
 
 
 def _advice() -> str:
@@ -107,19 +129,46 @@ def _advice() -> str:
 def _download(folder: Path) -> None:
     import pooch
 
+    bar: Any = _Download()
     try:
-        pooch.retrieve(URL, known_hash=f"md5:{MD5}", fname=ARCHIVE, path=folder, progressbar=False)
+        pooch.retrieve(URL, known_hash=f"md5:{MD5}", fname=ARCHIVE, path=folder, progressbar=bar)
     except Exception as error:  # requests, urllib and ssl each bring their own; the remedy is one
         reason = type(error).__name__
         raise DiffnumError(
             f"CIFAR-10 is not on this machine and cannot be downloaded ({reason}); {_advice()}"
         ) from None
+    finally:
+        bar.close()
+
+
+class _Download:
+    """What pooch tells about a download, as a progress bar on a terminal."""
+
+    total = 0
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task("downloading CIFAR-10", total=None)
+        self.bar.start()
+
+    def update(self, n: int) -> None:
+        self.bar.update(self.task, total=self.total or None, advance=n)
+
+    def reset(self) -> None:
+        self.bar.reset(self.task)
+
+    def close(self) -> None:
+        self.bar.stop()
 
 
 def _find(place: Path, split: str, exact: bool) -> Images | None:
     """First usable source at ``place``, exact and complete ones first."""
-    inside = [place] if place.is_file() else sorted(p for p in place.iterdir()) if place.is_dir() else []
-    by_name = {p.name: p for p in inside}
+    inside = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
+    by_name = {p.name: p for p in inside if p.is_file() or p.is_dir()}  # a pipe may never end
     if place.is_dir() and place.name == FOLDER:
         by_name[FOLDER] = place
     if ARCHIVE in by_name or place.name.endswith(".tar.gz"):
@@ -127,28 +176,27 @@ def _find(place: Path, split: str, exact: bool) -> Images | None:
         return _cached(path, split, lambda: _batches(_tar_members(path), split), exact=True)
     if FOLDER in by_name:
         folder = by_name[FOLDER]
-        return _cached(
-            folder, split, lambda: _batches(((p.name, p.read_bytes()) for p in folder.iterdir()), split), True
-        )
+        members = ((p.name, read(p)) for p in folder.iterdir() if p.name in BATCHES[split])
+        return _cached(folder, split, lambda: _batches(members, split), True)
     if PACK in by_name:
         path = by_name[PACK]
         exact = exact or split == "test"  # its test images are exact ones only
         return _cached(path, f"{split}-exact" if exact else split, lambda: _unpack(path, split, exact), exact)
     if place.is_dir() and (place / split).is_dir():
         tree = place / split
-        files = [p for p in sorted(tree.glob("*/*")) if p.name.lower().endswith(PICTURES)]
+        files = [p for p in sorted(tree.rglob("*")) if _is_picture(p.relative_to(tree))]
         lossless = all(p.suffix.lower() == ".png" for p in files)
         if files and (lossless or not exact):
-            members = ((f"{split}/{p.parent.name}/{p.name}", p.read_bytes()) for p in files)
-            return _cached(tree, split, lambda: _decode(members), lossless)
-    for path in (p for p in inside if p.suffix == ".zip"):
+            pictures = ((p.relative_to(place).as_posix(), read(p)) for p in files)
+            return _cached(tree, split, lambda: _decode(pictures, len(files)), lossless)
+    for path in (p for p in by_name.values() if p.suffix == ".zip" and p.is_file()):
         names = _pictures(path, split)
         lossless = all(name.lower().endswith(".png") for name in names)
         if names and (lossless or not exact):
-            return _cached(path, split, lambda: _decode(_zip_members(path, names)), lossless)  # noqa: B023
+            return _cached(path, split, lambda: _decode(_zip_members(path, names), len(names)), lossless)  # noqa: B023
     if LOSSLESS in by_name:
         with _reading(by_name[LOSSLESS]), np.load(by_name[LOSSLESS]) as z:
-            return Images(z[f"{split}_x"], z[f"{split}_y"].astype(np.int64), True, LOSSLESS)
+            return Images(z[f"{split}_x"], z[f"{split}_y"], True, LOSSLESS)
     return None
 
 
@@ -164,17 +212,27 @@ def _reading(path: Path) -> Iterator[None]:
         raise DiffnumError(f"{path} cannot be read as CIFAR-10 ({reason}); copy or download it again") from None
 
 
+def _is_picture(inside: PurePath) -> bool:
+    """Whether a path inside a split is a picture in a folder, and neither it nor a folder is hidden."""
+    shown = not any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
+    return shown and len(inside.parts) > 1 and inside.suffix.lower() in PICTURES
+
+
 def _pictures(path: Path, split: str) -> list[str]:
     """Names of the pictures of a split in a zip of class folders."""
     with _reading(path), zipfile.ZipFile(path) as z:
-        return sorted(n for n in z.namelist() if f"/{split}/" in f"/{n}" and n.lower().endswith(PICTURES))
+        parts = ((name, *f"/{name}".partition(f"/{split}/")) for name in z.namelist())
+        return sorted(
+            name for name, above, found, inside in parts
+            if found and "__MACOSX" not in above and _is_picture(PurePosixPath(inside))
+        )  # fmt: skip
 
 
-def _cached(path: Path, key: str, read: Any, exact: bool) -> Images:
+def _cached(path: Path, key: str, decode: Any, exact: bool) -> Images:
     """Decode once; keep the arrays beside the downloads under a name that changes when the source does."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     state = [(p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    tag = hashlib.sha256(f"{path.resolve()}|{state}|{key}".encode()).hexdigest()[:16]
+    tag = hashlib.sha256(f"{FORMAT}|{path.resolve()}|{state}|{key}".encode()).hexdigest()[:16]
     file = cache() / "decoded" / f"cifar10-{key}-{tag}.npz"
     if file.is_file():
         try:
@@ -183,45 +241,58 @@ def _cached(path: Path, key: str, read: Any, exact: bool) -> Images:
         except Exception:  # as many kinds as in `_reading`
             pass  # an interrupted disk; decode anew
     with _reading(path):
-        images, labels = read()
+        images, labels = decode()
     if len(images) == 0:
         raise DiffnumError(f"{path} holds no {key} images of 32x32 pixels; {_advice()}")
+    found = Images(images, labels, exact, path.name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, lambda f: np.savez(f, images=images, labels=labels))
     except OSError:
         pass  # a read-only home costs time, not the run
-    return Images(images, labels, exact, path.name)
+    return found
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    blob = read(path)
+    digest = hashlib.md5(blob, usedforsecurity=False).hexdigest()
     if digest != MD5:
         raise DiffnumError(f"{path} has md5 {digest}, expected {MD5}: the download is incomplete; {_advice()}")
-    with tarfile.open(path) as tar:
+    with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
         for member in tar:
             stream = tar.extractfile(member)
             if stream is not None:
                 yield Path(member.name).name, stream.read()
 
 
+# All that arrays of bytes need; NumPy 1 and NumPy 2 each have their module for the function that makes them.
+_NUMPY = {f"numpy.{core}.multiarray._reconstruct": np.empty(0).__reduce__()[0] for core in ("core", "_core")}
+_NUMPY |= {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
+
+
 class _Numpy(pickle.Unpickler):
-    """The canonical batches are pickles: allow the few names that arrays of bytes need and nothing else."""
+    """The canonical batches are pickles: these names, and nothing else at all."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype")) or module == "_codecs":
-            return super().find_class(module, name)
-        raise ValueError(f"unexpected {module}.{name} inside a CIFAR-10 batch")
+        if "." in name or f"{module}.{name}" not in _NUMPY:
+            raise ValueError(f"unexpected {module}.{name} inside a CIFAR-10 batch")
+        return _NUMPY[f"{module}.{name}"]
 
 
 def _batches(members: Iterable[tuple[str, bytes]], split: str) -> tuple[np.ndarray, np.ndarray]:
-    wanted = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
+    wanted = BATCHES[split]
     files = {name: blob for name, blob in members if name in wanted}
     if missing := [name for name in wanted if name not in files]:
         raise ValueError(f"missing {', '.join(missing)}")
     batches = [_Numpy(io.BytesIO(files[name]), encoding="bytes").load() for name in wanted]
+    for name, batch in zip(wanted, batches, strict=True):
+        rows, labels = batch[b"data"], batch[b"labels"]
+        if rows.dtype != np.uint8 or rows.shape[1:] != (3072,) or np.shape(labels) != rows.shape[:1]:
+            raise ValueError(
+                f"{name} has data {rows.dtype} {rows.shape} with {len(labels)} labels, not uint8 (N, 3072)"
+            )
     images = np.concatenate([b[b"data"] for b in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), np.concatenate([b[b"labels"] for b in batches]).astype(np.int64)
+    return np.ascontiguousarray(images), np.concatenate([np.asarray(b[b"labels"]) for b in batches])
 
 
 def _zip_members(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
@@ -230,21 +301,30 @@ def _zip_members(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
             yield name, z.read(name)
 
 
-def _decode(members: Iterable[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures named .../<class>/<file> -> arrays; the label is the class's place in the alphabet."""
+def _decode(members: Iterable[tuple[str, bytes]], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many pictures named .../<class>/<file> -> arrays; the label is the class's place among the ten."""
     from PIL import Image
 
+    known = {**{name: i for i, name in enumerate(CLASSES)}, **{str(i): i for i in range(len(CLASSES))}}
     images, labels = [], []
-    for name, blob in members:
-        if name.lower().endswith(PICTURES):
-            pixels = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB"))
-            if pixels.shape != (32, 32, 3):
-                raise ValueError(f"{name} has shape {pixels.shape}, expected 32x32 RGB")
-            images.append(pixels)
-            labels.append(Path(name).parent.name)
-    order = {c: i for i, c in enumerate(sorted(set(labels) | (set(CLASSES) if set(labels) <= set(CLASSES) else set())))}
-    stack = np.stack(images) if images else np.zeros((0, 32, 32, 3), np.uint8)
-    return stack, np.array([order[c] for c in labels], np.int64)
+    for name, blob in _watched(members, count, "reading pictures"):
+        pixels, folder = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), PurePosixPath(name).parent.name
+        if pixels.shape != (32, 32, 3):
+            raise ValueError(f"{name} has shape {pixels.shape}, expected 32x32 RGB")
+        if folder.lower() not in known:
+            raise ValueError(f"{name} is in no folder of a class ({', '.join(CLASSES)}, or 0 to 9); move it away")
+        images.append(pixels)
+        labels.append(known[folder.lower()])
+    return np.stack(images) if images else np.zeros((0, 32, 32, 3), np.uint8), np.array(labels, np.int64)
+
+
+def _watched(items: Iterable[Any], count: int, text: str) -> Iterator[Any]:
+    """The items, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return iter(track(items, text, count, console=console, transient=True, disable=not console.is_terminal))
 
 
 # ---------------------------------------------------------------------------------------- a pack that travels
@@ -261,7 +341,7 @@ def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] 
     from PIL import Image
 
     given = root if root is not None else os.environ.get("DIFFNUM_DATA")
-    place = Path(given) if given else cache()
+    place = placed(given) if given else cache()
     zips = sorted(place.glob("*.zip")) if place.is_dir() else [place]
     if not zips or not zips[0].is_file():
         raise DiffnumError(f"no zip of class folders under {place} to pack; {_advice()}")
@@ -312,4 +392,4 @@ def _unpack(path: Path, split: str, exact: bool) -> tuple[np.ndarray, np.ndarray
         listing = lzma.decompress(read(tar, "names.xz")).decode().splitlines()
         joined = io.BytesIO(lzma.decompress(read(tar, "pictures.xz")))
     pairs = (line.rsplit(" ", 1) for line in listing)
-    return _decode((name, joined.read(int(size))) for name, size in pairs)
+    return _decode(((name, joined.read(int(size))) for name, size in pairs), len(listing))

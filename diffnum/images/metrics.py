@@ -26,7 +26,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from diffnum.errors import DiffnumError
-from diffnum.files import write
+from diffnum.files import read, write
 
 BLOCK = 2**22  # entries of a kernel matrix held at one time: 32 MiB
 
@@ -90,7 +90,7 @@ class Reference:
             DiffnumError: the file is missing, truncated or something else.
         """
         try:
-            blob = Path(path).read_bytes()
+            blob = read(path)
         except OSError as error:
             raise DiffnumError(f"cannot read the reference {path} ({error.strerror})") from None
         return cls.from_bytes(blob, str(path))
@@ -107,10 +107,14 @@ class Reference:
             about = json.loads(head["__metadata__"]["diffnum"])
             mean, cov, features = (tensors[key] for key in ("mean", "cov", "features"))
             d = len(mean)
-            if cov.shape != (d, d) or features.ndim != 2 or features.shape[1] != d or len(features) < 2:
+            if not d or mean.ndim != 1 or cov.shape != (d, d) or features.shape[1:] != (d,) or len(features) < 2:
                 raise ValueError("shapes of mean, cov and features differ")
+            if not all(bool(t.isfinite().all()) for t in (mean, cov, features)):
+                raise ValueError("it holds NaN or infinity")
             count, source = int(about["count"]), str(about["source"])
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            if count < 2 or bool((cov.diagonal() < 0).any()):
+                raise ValueError("a covariance needs 2 rows, and has no negative variance")
+        except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise DiffnumError(
                 f"{name} is not a reference of diffnum, or it is truncated ({str(error).splitlines()[0]}); "
                 "get a fresh copy, or make it anew with Reference.of(features).save(path)"

@@ -3,17 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from itertools import pairwise
 from math import isfinite
 from typing import Any
 
 from torch import Tensor
 
-from diffnum.measure.convergence import Convergence, convergence, name_of, same_ends
+from diffnum import arguments
+from diffnum.measure.convergence import Convergence, convergence, given_truth, name_of, rehearse, same_ends
 from diffnum.measure.reference import reference
-from diffnum.noise import Seeded
-from diffnum.problem import Problem
-from diffnum.runner import Solver, draws_noise
+from diffnum.problem import Problem, given_problem
+from diffnum.runner import Solver
 from diffnum.solvers import find
 
 
@@ -148,9 +147,9 @@ def work_precision(
         ValueError: nothing to measure, budgets or step counts that do not increase, a solver that claims no
             evaluations or is stochastic, or grids whose ends differ. Whatever a solver refuses is refused here.
     """
-    columns = tuple(nfe if steps is None else steps)
-    if not columns or columns[0] < 1 or any(a >= b for a, b in pairwise(columns)):
-        raise ValueError(f"{'nfe' if steps is None else 'steps'}={columns} must be positive and increase")
+    given_problem(problem).check(u)
+    columns = arguments.counts("nfe", nfe) if steps is None else arguments.counts("steps", steps)
+    truth = truth if callable(truth) else given_truth(truth, u)
     entries = [entry if isinstance(entry, tuple) else (entry, {}) for entry in solvers]
     end, plan = float(grid(1)[-1]), []
     for solver, options in entries:
@@ -167,12 +166,8 @@ def work_precision(
         raise ValueError("no solver fits any of the budgets" if entries else "solvers is empty; name at least one")
     used = sorted({n for _, _, kept in plan for n in kept})
     times = dict(zip(used, same_ends(grid, used, problem.process), strict=True))
-    problem.check(u)
-    for solver, options, kept in plan:  # calling a method checks everything and evaluates nothing
-        function = find(solver)
-        noise = {"noise": Seeded(0)} if draws_noise(function) else {}
-        for n in kept:
-            function(problem, u, times[n].tolist(), **noise, **options)
+    for solver, options, kept in plan:
+        rehearse(problem, solver, u, [times[n] for n in kept], **options)
     if truth is None:
         truth = reference(problem, u, times[used[0]][[0, -1]], rtol=1e-13)
     elif callable(truth):
