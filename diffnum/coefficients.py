@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffnum.ambient import unrounded
+
 HEUN_WEIGHTS = (1 / 2, 1 / 2)  # trapezoidal rule: the slopes at both ends
 RK4_WEIGHTS = (1 / 6, 2 / 6, 2 / 6, 1 / 6)  # Simpson's rule, its middle slope taken twice
 
@@ -107,7 +109,7 @@ def adams_weights(
     Returns:
         ``len(nodes)`` floats, newest first, that sum to 1.
     """
-    pieces = torch.tensor([(a, b)] if variable is None else panels(a, b, breaks), dtype=torch.float64)
+    pieces = torch.tensor([(a, b)] if variable is None else panels(a, b, breaks), dtype=torch.float64, device="cpu")
     middle, half = pieces.mean(1, keepdim=True), pieces.diff(dim=1) / 2
     x, measure = middle + half * GAUSS_NODES, half * GAUSS_WEIGHTS / (b - a)
     values = lagrange(nodes, x if variable is None else variable(x))
@@ -160,6 +162,7 @@ def _scalar(value: float, double: bool) -> Tensor:
         return torch.tensor(value, dtype=torch.float64 if double else torch.float32, device="cpu")
 
 
+@unrounded
 def _combine_matrices(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
     weight, first = weights[0], states[0]
     if weight.ndim > 3:
@@ -280,8 +283,8 @@ def time_quadrature(
     """
     roots = [x**0.5 for x in breaks]
     pieces = [panels(a**0.5, b**0.5, roots) for a, b in edges]
-    table = torch.tensor([piece for interval in pieces for piece in interval], dtype=torch.float64)
-    owner = torch.tensor([i for i, interval in enumerate(pieces) for _ in interval])
+    table = torch.tensor([piece for interval in pieces for piece in interval], dtype=torch.float64, device="cpu")
+    owner = torch.tensor([i for i, interval in enumerate(pieces) for _ in interval], device="cpu")
     r, half = table.mean(1, keepdim=True) + table.diff(dim=1) / 2 * GAUSS_NODES, table.diff(dim=1) / 2
     return r**2, 2 * r * half * GAUSS_WEIGHTS, owner
 
@@ -306,13 +309,13 @@ def propagators(
     tau, weights, owner = time_quadrature(edges, breaks)
     rate = -drift(tau).mT * (weights / GAUSS_WEIGHTS)[..., None, None]
     panel, nodes, k, _ = rate.shape
-    unit = torch.eye(k, dtype=torch.float64)
+    unit = torch.eye(k, dtype=torch.float64, device="cpu")
     system = torch.einsum("ij,mjpq->mipjq", COLLOCATION, rate).reshape(panel, nodes * k, nodes * k)
-    system = torch.eye(nodes * k, dtype=torch.float64) - system
+    system = torch.eye(nodes * k, dtype=torch.float64, device="cpu") - system
     inside = torch.linalg.solve(system, unit.repeat(nodes, 1)).reshape(panel, nodes, k, k)
     across = unit + torch.einsum("j,mjpq,mjqr->mpr", GAUSS_WEIGHTS, rate, inside)
     through = unit.repeat(len(edges), 1, 1)
-    starts = torch.empty(panel, k, k, dtype=torch.float64)
+    starts = torch.empty(panel, k, k, dtype=torch.float64, device="cpu")
     for i, step in enumerate(owner.tolist()):
         starts[i] = through[step]
         through[step] = through[step] @ across[i].mT
@@ -341,7 +344,7 @@ def exponential_weights(
 
     Source: Zhang, Tao and Chen 2023, arXiv:2206.05564, equation for the multistep exponential integrator.
     """
-    grid, n = torch.tensor(times, dtype=torch.float64), len(times) - 1
+    grid, n = torch.tensor(times, dtype=torch.float64, device="cpu"), len(times) - 1
     tau, weights, owner = time_quadrature(list(pairwise(times)), process.knots.tolist())
     tables: list[Tensor] = []
     for size in range(1, min(order, n) + 1):  # the steps whose history has this length

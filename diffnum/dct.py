@@ -6,6 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from diffnum.ambient import unrounded
+
 __all__ = ["dct2", "dct_matrix", "decay", "frequencies", "idct2"]
 
 
@@ -28,12 +30,14 @@ def _copy(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return dct_matrix(n).to(device, dtype)
 
 
+@unrounded
 def dct2(x: Tensor) -> Tensor:
     """DCT-II over the last two axes, x: (..., H, W), in x's dtype and on x's device. Source: see `dct_matrix`."""
     rows, columns = (_copy(n, x.dtype, x.device) for n in x.shape[-2:])
     return rows @ x @ columns.mT
 
 
+@unrounded
 def idct2(y: Tensor) -> Tensor:
     """The inverse of `dct2`, y: (..., H, W)."""
     rows, columns = (_copy(n, y.dtype, y.device) for n in y.shape[-2:])

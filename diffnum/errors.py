@@ -1,5 +1,13 @@
-"""The one exception of our own: every refusal that is not plainly a wrong value, type or key."""
+"""The exceptions of our own. Every other refusal is a ``ValueError``, a ``TypeError`` or a ``KeyError``."""
 
 
 class DiffnumError(RuntimeError):
     """What was asked for cannot be done; the message says what to do instead."""
+
+
+class WrongKind(TypeError, ValueError):
+    """An argument that is not even of the right kind, such as text for a number: a wrong type and a wrong value."""
+
+
+class Unchangeable(DiffnumError, AttributeError):
+    """An attribute of a process, schedule, denoiser or problem was to be changed; make a new one instead."""

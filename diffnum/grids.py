@@ -10,28 +10,30 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from diffnum import arguments
+
 Grid = Callable[..., Tensor]
+FLOAT32 = 2**-23  # relative distance of neighbours in float32
 
 
 def uniform(process: Any, steps: int, t_end: float | None = None, t_start: float | None = None) -> Tensor:
     """Equal steps in t."""
-    first, last = _ends(process, steps, t_end, t_start)
+    steps, first, last = _ends(process, steps, t_end, t_start)
     return _decreasing(_fractions(steps, first, last), first, last, "uniform")
 
 
 def quadratic(process: Any, steps: int, t_end: float | None = None, t_start: float | None = None) -> Tensor:
     r"""Equal steps in :math:`\sqrt t`, which removes the singularity of linear schedules at t = 0."""
-    first, last = _ends(process, steps, t_end, t_start)
+    steps, first, last = _ends(process, steps, t_end, t_start)
     return _decreasing(_fractions(steps, first**0.5, last**0.5) ** 2, first, last, "quadratic")
 
 
 def log_snr(process: Any, steps: int, t_end: float | None = None, t_start: float | None = None) -> Tensor:
     """Equal steps in the log signal-to-noise ratio. With ``t_end=0`` the last step jumps from the default end to 0."""
-    first, last = _ends(process, steps, t_end, t_start)
+    steps, first, last = _ends(process, steps, t_end, t_start)
     if last == 0:
         return _jump_to_zero(log_snr, process, steps, first)
     ends = (process.log_snr(t) for t in (first, last))
@@ -45,9 +47,8 @@ def karras(
 
     With ``t_end=0`` the last step jumps from the default end to 0, as there.
     """
-    if not 0 < rho < float("inf"):
-        raise ValueError(f"rho={rho} must be positive and finite; the usual exponent is 7")
-    first, last = _ends(process, steps, t_end, t_start)
+    rho = arguments.number("rho", rho, 0.1, 1000.0, usual=7)
+    steps, first, last = _ends(process, steps, t_end, t_start)
     if last == 0:
         return _jump_to_zero(karras, process, steps, first, rho=rho)
     ends = (process.rho(t) ** (1 / rho) for t in (first, last))
@@ -56,7 +57,7 @@ def karras(
 
 def sigma(process: Any, steps: int, t_end: float | None = None, t_start: float | None = None) -> Tensor:
     r"""Equal steps in :math:`\sigma/\alpha`, the variable in which PNDM's weights are the right ones."""
-    first, last = _ends(process, steps, t_end, t_start)
+    steps, first, last = _ends(process, steps, t_end, t_start)
     ratios = _fractions(steps, process.rho(first), process.rho(last))
     return _decreasing(process.time_of_rho(ratios), first, last, "sigma")
 
@@ -77,9 +78,9 @@ def from_table(
         t_start: start at most here.
         size: N for a process without a table.
     """
-    first, last = _ends(process, steps, t_end, t_start)
+    steps, first, last = _ends(process, steps, t_end, t_start)
     unit = getattr(process, "unit", None)
-    size = size if unit is None else round(1 / unit)
+    size = arguments.whole("size", size) if unit is None else round(1 / unit)
     top, bottom = int(first * size + 1e-9), round(last * size)
     if last > 0:
         bottom = max(bottom, 1)  # level 0 is clean data, and only t_end=0 asks for it
@@ -88,23 +89,21 @@ def from_table(
         raise ValueError(
             f"steps={steps} exceeds the {top - bottom} levels of the table between the two ends; use fewer"
         )
-    down = torch.arange(steps, -1, -1, dtype=torch.float64)
+    down = torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu")
     levels = bottom + stride * down if bottom else torch.where(down > 0, 1 + stride * (down - 1), 0.0)
     return check_times(levels / size, process)
 
 
 def check_times(times: Tensor | list[float], process: Any) -> Tensor:
-    """The times as a CPU float64 tensor, if they are a grid for the process.
+    """The times as a CPU float64 tensor of our own, if they are a grid for the process.
+
+    A first time that float32 has rounded to above ``t_max`` is taken as ``t_max``.
 
     Raises:
         TypeError: not numbers.
         ValueError: fewer than two, not finite, not strictly decreasing, or outside the process's time.
     """
-    try:
-        values = times if isinstance(times, Tensor) else np.array(times, dtype=np.float64)  # any strides, any numbers
-        times = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"times={times!r} is not a list of numbers; use a grid of diffnum.grids") from error
+    times = arguments.dense("times", times)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"times has shape {tuple(times.shape)}; a grid is a list of at least two times")
     grid = times.tolist()  # a run starts here: numbers are looked at faster than by operations on a short tensor
@@ -117,27 +116,29 @@ def check_times(times: Tensor | list[float], process: Any) -> Tensor:
                 f"times[{i}]={t:.6g} is followed by {s:.6g}; sampling runs from large t to small t, "
                 "so times must decrease strictly (use .flip(0) on an increasing grid)"
             )
-    if grid[-1] < 0 or grid[0] > process.t_max * (1 + 1e-12):
+    if process.t_max < grid[0] <= process.t_max * (1 + FLOAT32):
+        times[0] = grid[0] = process.t_max
+    if grid[-1] < 0 or grid[0] > process.t_max:
         raise ValueError(
             f"times run from {grid[0]:.6g} to {grid[-1]:.6g}; this process lives on 0 ... {process.t_max:.6g}"
         )
     return times
 
 
-def _ends(process: Any, steps: int, t_end: float | None, t_start: float | None) -> tuple[float, float]:
-    if not hasattr(process, "t_max") or isinstance(process, type):
-        raise TypeError(f"process={process!r} is not a process; use dn.VP() or dn.VE()")
-    if not hasattr(steps, "__index__") or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps={steps!r} must be a positive integer")
-    first = float(process.t_max if t_start is None else t_start)
-    last = float(process.t_end if t_end is None else t_end)
-    if not 0 <= last < first <= process.t_max * (1 + 1e-12):
+def _ends(process: Any, steps: int, t_end: float | None, t_start: float | None) -> tuple[int, float, float]:
+    arguments.process(process)
+    steps = arguments.whole("steps", steps)
+    first = process.t_max if t_start is None else arguments.number("t_start", t_start)
+    last = process.t_end if t_end is None else arguments.number("t_end", t_end)
+    if process.t_max < first <= process.t_max * (1 + FLOAT32):
+        first = process.t_max
+    if not 0 <= last < first <= process.t_max:
         raise ValueError(f"t_start={first:.6g}, t_end={last:.6g}: need 0 <= t_end < t_start <= {process.t_max:.6g}")
-    return first, last
+    return steps, first, last
 
 
 def _fractions(steps: int, first: float, last: float) -> Tensor:
-    return torch.linspace(first, last, steps + 1, dtype=torch.float64)
+    return torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu")
 
 
 def _decreasing(times: Tensor, first: float, last: float, name: str) -> Tensor:
@@ -151,4 +152,5 @@ def _decreasing(times: Tensor, first: float, last: float, name: str) -> Tensor:
 def _jump_to_zero(grid: Grid, process: Any, steps: int, first: float, **options: float) -> Tensor:
     if steps == 1 or first <= process.t_end:
         return uniform(process, steps, 0.0, first)
-    return torch.cat([grid(process, steps - 1, None, first, **options), torch.zeros(1, dtype=torch.float64)])
+    times = grid(process, steps - 1, None, first, **options)
+    return torch.cat([times, times.new_zeros(1)])

@@ -3,25 +3,14 @@
 Torch is imported inside the functions, so that ``diffnum --help`` does not wait for it.
 """
 
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from diffnum.arguments import choose
+
 PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve", "cld", "psld", "blurring")
 GRIDS = ("log_snr", "quadratic", "uniform", "karras", "sigma", "from_table")
-
-
-def choose(what: str, name: str, known: Sequence[str]) -> str:
-    """The name, if it is known.
-
-    Raises:
-        ValueError: it is not; the message gives the nearest names.
-    """
-    if name in known:
-        return name
-    near = get_close_matches(name, known, n=3, cutoff=0.5) or known
-    raise ValueError(f"no {what} is called {name!r}; did you mean {', '.join(near)}?")
 
 
 def process(name: str) -> Any:
@@ -34,7 +23,7 @@ def process(name: str) -> Any:
     makers: dict[str, Callable[[], Any]] = {
         "vp": VP,
         "vp-cosine": VP.cosine,
-        "vp-ddpm": lambda: VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
+        "vp-ddpm": lambda: VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device="cpu")),
         "ve": VE,
         "cld": CLD,
         "psld": PSLD,
@@ -48,17 +37,20 @@ def grid(name: str) -> Callable[..., Any]:
     return getattr(import_module("diffnum.grids"), choose("grid", name, GRIDS))
 
 
-def network(name: str, process: str) -> Any:
+def network(name: str, process: str, label: Any = None, guidance: float | None = None) -> Any:
     """The network of that name, if the process can use it; blurring has a shipped network of its own.
+
+    With ``guidance`` it is guided, to ``label`` if there is one, as :func:`diffnum.load` says.
 
     Raises:
         KeyError: no such network. DiffnumError: it is of the wrong kind for the process, or its file is damaged.
     """
-    from diffnum.denoisers.network import load
+    from diffnum.denoisers import load
     from diffnum.errors import DiffnumError
 
     wanted = "blurring" if process == "blurring" else "edm"
-    denoiser = load("cifar10-blurring" if wanted == "blurring" and name == "cifar10" else name)
+    name = "cifar10-blurring" if wanted == "blurring" and name == "cifar10" else name
+    denoiser = load(name, label=label, guidance=guidance)
     if denoiser.kind != wanted:
         raise DiffnumError(
             f"{name} is a {denoiser.kind} network, which {process} cannot use; take one of kind {wanted}"

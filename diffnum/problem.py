@@ -1,18 +1,24 @@
 """A problem: one process, one denoiser, and the fields a solver integrates. Evaluations are counted here alone."""
 
+import copy
+from collections.abc import Callable
 from math import isfinite
-from numbers import Real
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffnum import arguments
+from diffnum.ambient import Frozen
 from diffnum.coefficients import combine, ready
-from diffnum.errors import DiffnumError
-from diffnum.processes.linear import row_times
+from diffnum.errors import DiffnumError, WrongKind
+from diffnum.processes.linear import is_number
+
+COUNTING = Lock()  # evaluations of one problem may be counted by several threads
 
 
-class Problem:
+class Problem(Frozen):
     r"""The reverse-time problem of a linear diffusion process and a denoiser.
 
     The process turns a state into clean data plus white noise, which is what a denoiser takes, and the denoiser's
@@ -31,44 +37,73 @@ class Problem:
     Raises:
         TypeError: the denoiser cannot serve this process (wrap a bare model with ``from_prediction``).
 
-    Attributes:
-        nfe: network evaluations so far: every call of ``eps``, ``x0``, ``score`` or ``velocity`` is one.
+    A problem may be integrated by several threads at once: what a run counts is its own, and the total is right.
     """
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a problem has a count of its own
+
     def __init__(self, process: Any, denoiser: Any) -> None:
-        if isinstance(process, type) or not hasattr(process, "family"):
-            raise TypeError(f"process={process!r} is not a process; use dn.VP() or dn.VE()")
+        arguments.process(process)
         if isinstance(denoiser, type) or not callable(denoiser):
-            raise TypeError(f"denoiser={denoiser!r} is not a denoiser; wrap a model with dn.from_prediction")
+            raise WrongKind(f"denoiser={arguments.shown(denoiser)} is not one; wrap a model with dn.from_prediction")
         self._clean, self._noise = process.calls(denoiser)
         self.process = process
         self.denoiser = denoiser
-        self.nfe = 0
+        self._counts = [_Count()]
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations so far: every call of ``eps``, ``x0``, ``score`` or ``velocity`` is one."""
+        return self._counts[0].n
+
+    def run(self, u: Tensor) -> "Problem":
+        """This problem for one run from states like u, which are checked already.
+
+        Its count is its own and begins at 0; what it counts is counted here too.
+        """
+        run = copy.copy(self)
+        vars(run)["_counts"] = [_Count((u.shape, u.dtype)), *self._counts]
+        return run
 
     def __repr__(self) -> str:
         return f"Problem({self.process!r}, {type(self.denoiser).__name__}, nfe={self.nfe})"
 
     def _forms(self, u: Tensor, t: Tensor | float, what: str) -> tuple[Any, ...]:
         """How the state becomes clean data plus noise, the level of that noise, and the coefficients of a field."""
-        if isinstance(t, (float, Real)):
+        self._meet(u)
+        if is_number(t):
             return self.process.forms(t, what, u)
-        if t.device.type == "cpu":  # values on an accelerator are not looked at: that would make it wait
-            for value in t.flatten().tolist():
-                self.process.check_time(value)
-                if self.process.singular(value):
-                    raise ValueError(f"t={t} holds a time without noise, where the noise prediction is undefined")
-        times = row_times(t, u)
+        times = self.process.noisy(self.process.row_times(t, u)).to(u.device)
         (row, level), field = self.process.statistic(times), self.process.expansion(times, what)
         return ready(row, u), level, *(A if A is None else ready(A, u) for A in field)
 
     def _field(self, u: Tensor, t: Tensor | float, what: str) -> Tensor:
         """A u + b eps with the coefficients of that field; one evaluation."""
         row, level, A, b = self._forms(u, t, what)
-        self.nfe += 1
-        e = self._noise(u if row is None else combine((row,), (u,)), level)
+        e = self._evaluate(self._noise, u if row is None else combine((row,), (u,)), level)
         if b is None:
             return e
         return combine((b,), (e,)) if A is None else combine((A, b), (u, e))
+
+    def count(self) -> None:
+        """Count one evaluation: fields do so themselves, what asks the denoiser for the problem has to say so."""
+        with COUNTING:
+            for count in self._counts:
+                count.n += 1
+
+    def _evaluate(self, function: Callable[..., Tensor], x: Tensor, level: Any) -> Tensor:
+        """One evaluation, counted. What comes back is checked the first time in a run."""
+        self.count()
+        out = function(x, level)
+        if not self._counts[0].met:
+            same = isinstance(out, Tensor) and (out.shape, out.dtype, out.device) == (x.shape, x.dtype, x.device)
+            if not same:
+                raise DiffnumError(
+                    f"the denoiser returned {arguments.shown(out)} for {arguments.shown(x)} on {x.device}; it must "
+                    "return a tensor of the same shape, dtype and device (dn.from_prediction wraps a model)"
+                )
+            self._counts[0].met = self._counts[0].like is not None
+        return out
 
     def eps(self, u: Tensor, t: Tensor | float, K: str = "R") -> Tensor:
         r"""Noise prediction :math:`-K_t^T \mathrm{score}`, with the shape, dtype and device of ``u``; one evaluation.
@@ -81,15 +116,13 @@ class Problem:
         Raises:
             ValueError: no noise at this time, or an unknown K.
         """
-        if K not in ("R", "L"):
-            raise ValueError(f"K={K!r} must be 'R' or 'L'")
-        return self._field(u, t, K)
+        return self._field(u, t, arguments.option("K", K, ("R", "L")))
 
     def x0(self, u: Tensor, t: Tensor | float) -> Tensor:
         """Denoised state: the predicted clean data, ``(batch, *event)``; one evaluation."""
         row, level, *_ = self._forms(u, t, "R")
-        self.nfe += 1
-        return self.process.data(self._clean(u if row is None else combine((row,), (u,)), level))
+        x = u if row is None else combine((row,), (u,))
+        return self.process.data(self._evaluate(self._clean, x, level))
 
     def score(self, u: Tensor, t: Tensor | float) -> Tensor:
         """Gradient of the log density of the state; one evaluation."""
@@ -109,10 +142,15 @@ class Problem:
             t: time, a float, or a tensor with one time per row.
             lam: weight of the noise: 0 for the probability-flow ODE, 1 for the reverse SDE.
         """
-        if isinstance(t, (float, Real)):
+        self._meet(u)
+        if not isinstance(e, Tensor) or e.shape != u.shape:
+            raise WrongKind(f"e is {arguments.shown(e)}; it must be the noise prediction of u, {arguments.shown(u)}")
+        lam = arguments.weight("lam", lam) if type(lam) is not float or lam else lam
+        if is_number(t):
             F, gain = self.process.velocity_factors(float(t), u)
         else:
-            F, gain = (ready(A(row_times(t, u)), u) for A in (self.process.F, self.process.gain))
+            times = self.process.noisy(self.process.row_times(t, u)).to(u.device)
+            F, gain = (ready(A(times), u) for A in (self.process.F, self.process.gain))
         return combine((F, (1 + lam**2) * gain if lam else gain), (u, e))
 
     def finish(self, u: Tensor, t: float, kind: str) -> Tensor:
@@ -136,8 +174,8 @@ class Problem:
         Raises:
             ValueError: the shape is not that of the denoiser's data.
         """
-        event = getattr(self.denoiser, "shape", None)
-        if event is not None and tuple(shape[1:]) == tuple(event):
+        event, shape = getattr(self.denoiser, "shape", None), arguments.sizes("shape", shape, 2, "(batch, *event)")
+        if event is not None and shape[1:] == tuple(event):
             shape = self.process.state_shape(shape, data=True)
         u = self.process.prior(shape, *args, **options)
         self.check(u)
@@ -147,26 +185,50 @@ class Problem:
         """Refuse a state that cannot be integrated, before the first evaluation.
 
         Raises:
-            TypeError: not a floating tensor.
+            TypeError: not an ordinary dense tensor of float32, float64 or bfloat16.
             ValueError: wrong shape, an empty batch, or a NaN or infinity inside.
             DiffnumError: the denoiser lives on another device.
         """
-        if not isinstance(u, Tensor) or not u.is_floating_point():
-            kind = u.dtype if isinstance(u, Tensor) else type(u).__name__
-            raise TypeError(f"u is {kind}; a state is a floating tensor, for example from problem.prior(...)")
-        event, expected = self.process.event_shape(u), getattr(self.denoiser, "shape", None)
-        if expected is not None and event != tuple(expected):
-            needed = self.process.state_shape((0, *expected), data=True)[1:]
-            raise ValueError(
-                f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, needed))})"
-            )
-        if u.layout != torch.strided or u.device.type == "meta":
-            raise TypeError(f"u is a {u.layout} tensor on {u.device}; a state is an ordinary dense tensor")
-        if not u.numel():
-            raise ValueError(f"u has shape {tuple(u.shape)}: there is no sample in it")
+        self._admit(u)
         low, high = torch.aminmax(u)  # both pass NaN on: one pass, where isfinite(u).all() takes the time of ten
         if not (isfinite(low.item()) and isfinite(high.item())):
             raise ValueError("u contains NaN or infinity; check where the start state comes from")
         device = getattr(self.denoiser, "device", None)
         if device is not None and torch.device(device).type != u.device.type:
             raise DiffnumError(f"u is on {u.device}, the denoiser on {device}; move one with .to(device)")
+
+    def _meet(self, u: Tensor) -> None:
+        """As :meth:`_admit`, at no cost for states like those of the run."""
+        like = self._counts[0].like
+        if like is None or not isinstance(u, Tensor) or u.is_nested or (u.shape, u.dtype) != like:
+            self._admit(u)
+
+    def _admit(self, u: Tensor) -> None:
+        """Refuse what has not the type or shape of a state, without a look at its values."""
+        arguments.state("u", u)
+        event, expected = self.process.event_shape(u), getattr(self.denoiser, "shape", None)
+        if expected is not None and event != tuple(expected):
+            needed = self.process.state_shape((0, *expected), data=True)[1:]
+            raise ValueError(
+                f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, needed))})"
+            )
+        if not u.numel():
+            raise ValueError(f"u has shape {tuple(u.shape)}: there is no sample in it")
+
+
+def given_problem(problem: Any) -> Problem:
+    """The problem, if it is one.
+
+    Raises:
+        WrongKind: something else.
+    """
+    if not isinstance(problem, Problem):
+        raise WrongKind(f"problem={arguments.shown(problem)} is not a Problem; use dn.Problem(process, denoiser)")
+    return problem
+
+
+class _Count:
+    """How many evaluations; of a run also what its states are like, and whether the denoiser's answer was checked."""
+
+    def __init__(self, like: tuple[torch.Size, torch.dtype] | None = None) -> None:
+        self.n, self.like, self.met = 0, like, False

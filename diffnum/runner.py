@@ -7,18 +7,18 @@ decorator :func:`method` records its claims, which tests measure, and refuses ba
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffnum.errors import DiffnumError
+from diffnum import arguments
+from diffnum.errors import DiffnumError, WrongKind
 from diffnum.grids import check_times
 from diffnum.noise import Noise, Seeded, seed_from
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 
 Solver = Callable[..., Iterator[Tensor]]
 
@@ -38,7 +38,7 @@ def method(
     order: int | Callable[..., int] | None = None,
     weak_order: int | Callable[..., int] | None = None,
     strong_order: int | Callable[..., int] | None = None,
-    nfe: Callable[..., int],
+    nfe: Callable[..., int] | None,
     paper: str,
     kind: str = "ode",
     families: tuple[str, ...] = ("isotropic",),
@@ -56,7 +56,7 @@ def method(
     - ``order(grid="log_snr", process=None, **options)``: global order of convergence on a grid of that name, and
       ``weak_order``, ``strong_order`` of stochastic solvers, functions of the same arguments (None: nothing claimed;
       ``order`` is then the weak order),
-    - ``nfe(n, **options)``: evaluations that n steps cost,
+    - ``nfe(n, **options)``: evaluations that n steps cost (None: an adaptive method, counted and not claimed),
     - ``kind`` ("ode" or "sde"), ``families`` of processes, ``exact_for``, ``paper``,
     - ``reaches_zero(n, **options)``: whether n steps may end at t = 0,
     - ``values``: what each option may be, where that is a short list.
@@ -66,14 +66,15 @@ def method(
             of ``start``, the first time, where it depends on that). None for a stochastic solver.
         weak_order: order in which mean and covariance converge, for a stochastic solver.
         strong_order: order in which paths converge, driven by the same Brownian motion.
-        nfe: number of evaluations as a function of the number of steps and of the options.
+        nfe: number of evaluations as a function of the number of steps and of the options. None for an adaptive
+            method, whose evaluations are counted and not claimed; it yields at the times of the grid alone.
         paper: author, year, arXiv id, and equation or algorithm.
         kind: "ode" or "sde".
         families: families of processes that the method integrates.
         exact_for: what it integrates without error, in words.
         reaches_zero: as a function of the number of steps and of the options.
         values: what each option may be, checked before anything else: a tuple of values, or a function of the
-            option's name and value that refuses what is wrong.
+            option's name and value that returns the value to use, or refuses it.
         clock: for a stochastic solver on VP and VE, ``clock(process, **options)`` is the variance, as a function of
             time, of the martingale whose increments drive it; it couples runs with different steps.
         register: enter it in the registry (for the library's own solvers).
@@ -82,17 +83,18 @@ def method(
     def decorate(function: Solver) -> Solver:
         name = function.__name__
         options = list(inspect.signature(function).parameters)[3:]
+        allowed, draws = values or {}, "noise" in options
 
         @wraps(function)
         def checked(problem: Problem, u: Tensor, times: Any, **given: Any) -> Iterator[Tensor]:
+            given_problem(problem)
             for option, value in given.items():
                 if option not in options:
                     raise TypeError(f"{name} has no option {option!r}; {_options(options)}")
-                known = (values or {}).get(option, (value,))
-                if callable(known):
-                    known(option, value)
-                elif not any(type(value) is type(v) and value == v for v in known):
-                    raise ValueError(f"{option}={value!r} must be one of {', '.join(map(repr, known))}")
+                if option in allowed:
+                    given[option] = arguments.option(option, value, allowed[option])
+            if draws:
+                given["noise"] = _like_the_state(given.get("noise"), name)
             if problem.process.family not in families:
                 raise DiffnumError(
                     f"{name} integrates {' and '.join(families)} processes; "
@@ -120,8 +122,8 @@ def method(
             "paper": paper,
             "reaches_zero": reaches_zero,
             "clock": clock,
-            "draws": "noise" in options,
-            "values": {option: known for option, known in (values or {}).items() if not callable(known)},
+            "draws": draws,
+            "values": {option: known for option, known in allowed.items() if not callable(known)},
         }
         vars(checked).update(claims)
         if register:
@@ -135,19 +137,6 @@ def _claim(order: int | Callable[..., int] | None) -> Callable[..., int] | None:
     return order if callable(order) or order is None else lambda grid="log_snr", process=None, **options: order
 
 
-def weight(option: str, value: Any) -> None:
-    """Refuse a value that is not a finite number of at least 0.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: negative, infinite or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{option}={value!r} must be a number of at least 0")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{option}={value!r} must be finite and at least 0")
-
-
 @dataclass(frozen=True)
 class Solution:
     """What a run returns.
@@ -159,6 +148,7 @@ class Solution:
         times: the grid, CPU float64.
         trajectory: the state at every time of the grid, the start included (not the step that ``denoise`` adds),
             stacked on a new first axis; None unless asked for.
+        decode: the map from states to data space, for the states of the trajectory.
     """
 
     u: Tensor
@@ -166,6 +156,7 @@ class Solution:
     nfe: int
     times: Tensor
     trajectory: Tensor | None = None
+    decode: Callable[[Tensor], Tensor] = field(default=lambda u: u, repr=False, compare=False)
 
 
 def find(solver: str | Solver) -> Solver:
@@ -178,11 +169,8 @@ def find(solver: str | Solver) -> Solver:
     if callable(solver):
         return solver
     if not isinstance(solver, str):
-        raise TypeError(f"solver={solver!r} is neither a name nor a generator function")
-    if solver not in registry:
-        near = get_close_matches(solver, registry, n=3, cutoff=0.4) or sorted(registry) or ["(import diffnum.solvers)"]
-        raise KeyError(f"no solver is called {solver!r}; did you mean {', '.join(near)}?")
-    return registry[solver]
+        raise WrongKind(f"solver={arguments.shown(solver)} is neither a name nor a generator function")
+    return registry[arguments.choose("solver", solver, registry, KeyError)]
 
 
 def draws_noise(solver: Solver) -> bool:
@@ -218,7 +206,8 @@ def solve(
             step of the drift to t = 0; one more evaluation (for blurring there is no such step).
         trajectory: keep every state.
         progress: show a progress bar.
-        gradients: let autograd record the run (off by default).
+        gradients: let autograd record the run (off by default); with respect to the start state where it requires
+            gradients, and to whatever the denoiser depends on.
         **options: options of the solver.
 
     Returns:
@@ -227,11 +216,14 @@ def solve(
     Raises:
         KeyError: unknown solver. TypeError: unknown option, or a state that is not a floating tensor.
         ValueError: a bad grid, state or option value.
-        DiffnumError: a solver on a process that it cannot integrate, or a grid that ends where it cannot.
+        DiffnumError: a solver on a process that it cannot integrate, a grid that ends where it cannot, or a denoiser
+            that returns what is not like its input.
     """
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem={problem!r} is not a Problem; use dn.Problem(process, denoiser)")
+    given_problem(problem)
     run = find(solver)
+    flags = {"denoise": denoise, "trajectory": trajectory, "progress": progress, "gradients": gradients}
+    for flag, value in flags.items():
+        arguments.option(flag, value, (False, True))
     times = check_times(times, problem.process)
     if denoise and times[-1] == 0:
         raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
@@ -240,9 +232,13 @@ def solve(
         getattr(noise, "restart", lambda: None)()
     elif noise is not None:
         raise TypeError(f"noise was given, but {getattr(run, '__name__', run)} is deterministic; leave it out")
-    if not hasattr(run, "reaches_zero"):  # a method declared with :func:`method` checks its state itself
+    name = getattr(run, "__name__", repr(run))
+    if not hasattr(run, "reaches_zero"):  # a method declared with :func:`method` checks state and noise itself
         problem.check(u)
-    before, states, name = problem.nfe, [u], getattr(run, "__name__", repr(run))
+        options |= {"noise": _like_the_state(options["noise"], name)} if draws_noise(run) else {}
+    if gradients:
+        u = _recordable(u)
+    problem, states = problem.run(arguments.state("u", u)), [u]
     with torch.set_grad_enabled(gradients):
         steps = run(problem, u, Checked(times.tolist()), **options)
         if not isinstance(steps, Iterator):
@@ -265,18 +261,38 @@ def solve(
         if denoise:
             u = problem.finish(u, times[-1].item(), getattr(run, "kind", "ode"))
     kept = torch.stack(states) if trajectory else None
-    return Solution(u, problem.process.decode(u), problem.nfe - before, times, kept)
+    return Solution(u, problem.process.decode(u), problem.nfe, times, kept, problem.process.decode)
+
+
+def _like_the_state(noise: Any, name: str) -> Noise:
+    """The source, whose draws must be like the state: torch would spread a smaller one over all rows."""
+    if not callable(noise):
+        raise WrongKind(f"noise={arguments.shown(noise)} is not a source for {name}; use dn.noise.Seeded(seed)")
+
+    def draw(u: Tensor) -> Tensor:
+        z = noise(u)
+        if not isinstance(z, Tensor) or (z.shape, z.dtype, z.device) != (u.shape, u.dtype, u.device):
+            raise DiffnumError(f"noise returned {_kind(z)} for a state that is {_kind(u)}; a draw is like the state")
+        return z
+
+    return draw
+
+
+def _recordable(u: Tensor) -> Tensor:
+    """A state with which autograd can work."""
+    if torch.is_inference_mode_enabled():
+        raise DiffnumError("gradients=True records nothing inside torch.inference_mode; call solve outside of it")
+    return u.clone() if isinstance(u, Tensor) and u.is_inference() else u
 
 
 def _bar(steps: Iterator[Tensor], problem: Problem, total: int, batch: int) -> Iterator[Tensor]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
-    before = problem.nfe
     with Progress(*columns) as bar:
         task = bar.add_task("", total=total, state="")
         for i, u in enumerate(steps, 1):
-            bar.update(task, completed=i, state=f"step {i}/{total}, NFE {problem.nfe - before}, batch {batch}")
+            bar.update(task, completed=i, state=f"step {i}/{total}, NFE {problem.nfe}, batch {batch}")
             yield u
 
 
@@ -290,4 +306,4 @@ def _options(options: list[str]) -> str:
     return f"it has {', '.join(options)}" if options else "it has none"
 
 
-__all__ = ["Solution", "Solver", "draws_noise", "find", "method", "registry", "solve", "weight"]
+__all__ = ["Solution", "Solver", "draws_noise", "find", "method", "registry", "solve"]

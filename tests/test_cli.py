@@ -437,6 +437,40 @@ def test_sample_writes_a_sheet_and_arrays(call, tmp_path):
 
 
 @pytest.mark.weights
+def test_sample_is_guided_to_labels_in_turn(call, tmp_path):
+    """Image i has label i modulo their number, whatever the batch, and one column for each of several labels."""
+    guided = (*TINY[:-4], "--steps", "2", "--solver", "ddim", "-n", "4", "--npz", "--guidance", "2")
+    assert call(*guided, "--label", "ship,horse", "--label", "0", "--batch", "3", "--out", "a.png").exit_code == 0
+    assert picture(tmp_path / "a.png").shape == (2 + 2 * 66, 2 + 3 * 66, 3)
+    with np.load(tmp_path / "a.npz") as made:
+        x, labels = made["x"], made["label"].tolist()
+        assert (made["nfe"], made["guidance"], len(str(made["guide_sha256"]))) == (2, 2.0, 64)
+    assert labels == ["ship", "horse", "airplane", "ship"]
+    assert call(*guided, "--label", "ship", "--out", "b.png").exit_code == 0
+    with np.load(tmp_path / "b.npz") as made:
+        one = made["x"]
+    assert np.abs(one - x).max(axis=(1, 2, 3)).round(3).tolist()[::3] == [0, 0] and np.abs(one - x)[1].max() > 0.01
+    assert call(*TINY, "--out", "c.npz").exit_code == 0
+    with np.load(tmp_path / "c.npz") as made:
+        assert (made["guidance"], str(made["guide_sha256"]), made["label"].tolist()) == (0, "", [""] * 3)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--label", "cat"), "needs guidance"), (("--guidance", "2", "--label", "cta"), "did you mean cat"),
+        (("--guidance", "-1"), "at least 0"), (("--guidance", "1", "--process", "blurring"), "blurring"),
+    ],
+)  # fmt: skip
+def test_guidance_that_there_is_not_is_refused(call, tmp_path, arguments, says):
+    for command in (TINY, ("quality", "--solver", "ddim", "--steps", "1", "-n", "4")):
+        result = call(*command, *arguments)
+        assert result.exit_code == 1 and says in result.stderr and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.weights
 def test_images_depend_on_seed_and_index_alone(call, tmp_path):
     def draw(name, *more):
         assert call(*TINY, "--out", name, *more).exit_code == 0

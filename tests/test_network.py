@@ -146,7 +146,7 @@ def test_blurring_posterior_and_eps(blurring, t):
 
 def test_blurring_time_from_level():
     for t in (1e-5, 0.3, 0.99):
-        assert abs(nets.blurring_time(float(levels(t)[0, 0])) - t) < 1e-12
+        assert abs(nets.blurring_time(levels(t)[0, 0]) - t) < 1e-12
 
 
 def test_blurring_refuses_what_it_does_not_know(blurring):

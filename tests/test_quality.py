@@ -248,6 +248,25 @@ def test_no_distance_of_images_that_were_lost():
 
 
 @weights
+def test_guidance_is_part_of_the_recipe(tmp_path):
+    """It names the guide; without guidance a recipe does not mention it, so that older ones stay what they are."""
+    plain = quality.recipe(**SMALL)
+    assert not {"guidance", "label", "guide_sha256"} & set(plain)
+    plan = quality.recipe(**{**SMALL, "half": False}, guidance=2.0, label=["ship", 7, "cat"])
+    assert plan["label"] == ["ship", "horse", "cat"] and plan["guidance"] == 2.0 and len(plan["guide_sha256"]) == 64
+    drawn = quality.images(plan, 4, tmp_path)[0]
+    ship = quality.images({**plan, "label": ["ship"]}, 4, tmp_path)[0]
+    same = [int(np.abs(a.astype(int) - b).max()) <= 1 for a, b in zip(drawn, ship, strict=True)]
+    assert same == [True, False, False, True], "labels are taken in turn, across batches"
+    with pytest.raises(DiffnumError, match=r"guide_sha256 .*, but the recipe says 000000000000"):
+        quality.images({**plan, "guide_sha256": "0" * 64}, 4, tmp_path)
+    with pytest.raises(ValueError, match="needs guidance"):
+        quality.recipe(**SMALL, label="cat")
+    (tmp_path / "a.json").write_text(json.dumps({"recipe": plain, "n": 4, "nfe": 2}))
+    assert quality.result(tmp_path / "a.json")["recipe"] == plain
+
+
+@weights
 def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiffnumError, match=r"folder=.*file'"):

@@ -1,10 +1,14 @@
 """Training and data: a tiny network on made-up pictures, a kill in the middle, and data that is not there."""
 
+import copy
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -12,14 +16,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load as parse
+from safetensors.torch import save
 
-from diffnum.denoisers.network import BlurringNetwork, Config, load
+from diffnum.denoisers import guide as guides
+from diffnum.denoisers.network import BlurringNetwork, Config, UNet, load
 from diffnum.errors import DiffnumError
+from diffnum.images import checkpoint as checkpoints
 from diffnum.images import data as datasets
+from diffnum.images import features, guiding
 from diffnum.images import train as training
+from diffnum.images.background import alone
 from diffnum.images.features import pixels
+from diffnum.images.optimisers import Both, Muon
 
 TINY = Config((16, 32), (False, True), 1, 1, 32, 8)
+GUIDE = Config((32, 32), (False, True), 1, 1, 32, 8)
+WEIGHTS = Path(training.__file__).parents[1] / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +83,20 @@ def test_training_lowers_the_loss(folder, tmp_path, kind):
     assert rows == card["validation"]  # the card holds what the shipped file does
 
 
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """What a guide needs to be tried: few drawings, of one step."""
+    monkeypatch.setattr(guiding, "SAMPLERS", (("ddim", 1, "vp", "log_snr"),))
+    monkeypatch.setattr(guiding, "ASIDE", 8)
+    return {"drawn": tmp_path / "drawn", "pictures": 42}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", training.TASKS)
-def test_training_on_a_gpu(folder, tmp_path, kind):
+def test_training_on_a_gpu(folder, tmp_path, kind, few):
     size = TINY if kind != "features" else "small"
     given = options(folder, tmp_path / "net", kind=kind, images=16, device="cuda", amp=True, size=size)
-    card = json.loads(training.train(**given).with_suffix(".json").read_text())
+    card = json.loads(training.train(**given, **few).with_suffix(".json").read_text())
     assert card["images"] == 16 and np.isfinite([list(row.values()) for row in card["validation"]]).all()
 
 
@@ -261,3 +282,312 @@ def test_two_processes_train_one_network(folder, tmp_path):
     assert run.returncode == 0, run.stderr
     card = json.loads((tmp_path / "net" / "net.json").read_text())
     assert card["processes"] == 2 and card["images"] == 32
+
+
+# ------------------------------------------------------------------------------------- stopping, and going on
+
+
+SOON = "from diffnum.images import background, train; background.yield_to_all = lambda **_: None; train.main()"
+
+
+def command(folder, out, *more):
+    """A small training in a process of its own, with a checkpoint at every step.
+
+    It does not give way to other processes: on a machine that is busy with tests it would never get its turn.
+    """
+    arguments = ["--size", "tiny", "--batch", "8", "--device", "cpu", "--warmup", "2", "--validation-images", "8"]
+    arguments += ["--save-every", "0", "--data", folder, "--out", out, *more]
+    return [sys.executable, "-c", SOON, *map(str, arguments)]
+
+
+def started(arguments, checkpoint, images=0):
+    """The process, once its checkpoint has seen more than so many images."""
+    run = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    while run.poll() is None and not (checkpoint.is_file() and checkpoints.read(checkpoint).numbers["images"] > images):
+        time.sleep(0.05)
+    assert run.poll() is None, run.communicate()[1]
+    return run
+
+
+def agreement(folder):
+    """Images of card and log, which are written together, and whether the weights are those of the card."""
+    log, card = (json.loads((folder / f"net.{kind}").read_text()) for kind in ("log.json", "json"))
+    assert load(folder / "net.safetensors").sha256 == card["sha256"]
+    return log[-1]["images"], card["images_this_run"], log[-1]["validation"] == card["validation"]
+
+
+def test_a_background_run_stops_when_asked_and_goes_on(folder, tmp_path):
+    place = tmp_path / "net"
+    checkpoint, seen = place / "net.checkpoint.safetensors", 0
+    for how, status in (("SIGTERM", 143), ("file", 0), ("SIGKILL", -9), ("SIGINT", 130)):
+        run = started(command(folder, place, "--background", "--validate-every", "2"), checkpoint, seen)
+        if how == "file":
+            (place / "net.stop").touch()
+        else:
+            run.send_signal(getattr(signal, how))
+        _, said = run.communicate(timeout=600)
+        assert run.returncode == status
+        if how != "SIGKILL":
+            assert len(said.splitlines()) == 1 and "stopped by" in said and str(checkpoint) in said
+            assert not (place / "net.stop").exists()
+        if (place / "net.json").exists():
+            logged, carded, same = agreement(place)
+            assert logged == carded and same
+        numbers = checkpoints.read(checkpoint).numbers
+        assert numbers["images"] == 8 * numbers["step"] > seen  # it went on from there
+        seen = numbers["images"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="needs Linux")
+def test_every_thread_but_the_listening_one_gives_way():
+    code = """if True:
+        import os, threading
+        from pathlib import Path
+        from diffnum.images.background import Stopping
+        def state(thread):
+            return os.getpriority(os.PRIO_PROCESS, thread), os.sched_getscheduler(thread) == os.SCHED_IDLE
+        wait = threading.Event()
+        for _ in range(2):
+            threading.Thread(target=wait.wait, daemon=True).start()
+        before = {t.native_id for t in threading.enumerate()}
+        print(state(0))
+        with Stopping(Path("stop")).listening():
+            listening, = (t.native_id for t in threading.enumerate() if t.native_id not in before)
+            print(state(listening), *(state(t) for t in before))
+        wait.set()
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    usual, during = run.stdout.splitlines()
+    assert during == " ".join([usual] + ["(19, True)"] * 3)
+
+
+def test_a_request_to_stop_is_one_line(folder, tmp_path):
+    place = tmp_path / "net"
+    run = started(command(folder, place, "--minutes", "60"), place / "net.checkpoint.safetensors")
+    run.terminate()
+    _, said = run.communicate(timeout=300)
+    assert run.returncode == 143 and len(said.splitlines()) == 1 and "SIGTERM" in said
+
+
+@pytest.mark.parametrize("module", ["diffnum.train", "diffnum.images.train"])
+def test_control_c_in_the_first_moments(tmp_path, module):
+    """Here it comes while torch is being imported."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n1/0\n")
+    root = str(Path(training.__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+    run = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, env=env, timeout=300)
+    assert run.returncode == 130 and len(run.stderr.splitlines()) == 1 and not run.stdout
+
+
+def test_one_run_to_a_folder(folder, tmp_path):
+    with alone(tmp_path), pytest.raises(DiffnumError, match="another run"):
+        training.train(**options(folder, tmp_path, images=8))
+    first = training.train(**options(folder, tmp_path / "net", images=8))
+    kept = first.read_bytes()
+    for seed in (0, 1):  # neither while its checkpoint is there nor without
+        with pytest.raises(DiffnumError, match="earlier run"):
+            training.train(**options(folder, tmp_path / "net", images=8, seed=seed))
+        (tmp_path / "net" / "net.checkpoint.safetensors").unlink(missing_ok=True)
+    assert first.read_bytes() == kept
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+def trained(optimiser, config=TINY, steps=1):
+    """A run after some steps, its average not equal to its weights."""
+    torch.manual_seed(0)
+    net = UNet(config)
+    run = checkpoints.Run(net, copy.deepcopy(net), optimiser(net))
+    for _ in range(steps):
+        run.optimiser.zero_grad()
+        (net(torch.randn(4, 3, 32, 32), torch.zeros(4)) - torch.randn(4, 3, 32, 32)).square().mean().backward()
+        run.optimiser.step()
+    return run
+
+
+def adam(net):
+    return torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+
+
+def muon(net):
+    kernels = [p for p in net.parameters() if p.ndim == 4]
+    return Both(Muon(kernels, lr=1e-3), torch.optim.Adam([p for p in net.parameters() if p.ndim != 4], lr=1e-3))
+
+
+@pytest.mark.parametrize("optimiser", [adam, muon])
+def test_a_compact_checkpoint_loses_little(optimiser, tmp_path):
+    """Weights and average to a float16, second moments to a bfloat16, first moments to an eighth or a 2^-9 of the
+    largest: half a unit in the last place of what the table promises."""
+    run = trained(optimiser, steps=3)
+    path, other = tmp_path / "c.safetensors", trained(optimiser, steps=1)
+    path.write_bytes(run.blob({"kind": "edm"}, compact=True))
+    other.restore(checkpoints.read(path))
+    for name, value in run.tensors().items():
+        found, largest = other.tensors()[name], float(value.abs().max())
+        size = value.abs()
+        bound = {"exp_avg_sq": 2.0**-8 * size, "exp_avg": size / 16 + 2e-9 * 0 + largest * 2.0**-19,
+                 "momentum_buffer": size / 16 + largest * 2.0**-19}.get(name.split(".")[1])  # fmt: skip
+        bound = 2.0**-11 * size + 2.0**-24 if name.startswith("net") else bound
+        if name.startswith("average"):
+            bound = 2.0**-11 * (value - run.tensors()["net" + name[7:]]).abs() + 2.0**-11 * 2.0**-11 * size + 2.0**-24
+        if value.numel() < checkpoints.SMALL:
+            assert torch.equal(found, value), name
+        else:
+            assert ((found - value).abs() <= bound).all(), name
+
+
+@pytest.mark.parametrize("optimiser", [adam, muon])
+def test_a_compact_checkpoint_of_the_shipped_network_is_small(optimiser):
+    run = trained(optimiser, Config(), steps=1)
+    run.log = [{"loss": {str(2.0**i): 1 / 3 for i in range(-10, 9)}}] * 1000
+    assert len(run.blob({"kind": "edm"}, compact=True)) < 38e6
+
+
+def damage(tmp_path, folder):
+    """(what is wrong, checkpoint) of a run of the test below."""
+    blob = (folder / "net.checkpoint.safetensors").read_bytes()
+    tensors = parse(blob)
+    text = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]
+    numbers, settings = json.loads(text["numbers"]), json.loads(text["settings"])
+
+    def file(tensors=tensors, numbers=numbers, settings=settings):
+        return save(tensors, {**text, "numbers": json.dumps(numbers), "settings": json.dumps(settings)})
+
+    yield "empty", b""
+    yield "truncated", blob[:-100]
+    yield "no metadata", save(tensors)
+    yield "settings empty", file(settings={})
+    yield "settings less", file(settings={k: v for k, v in settings.items() if k != "seed"})
+    yield "no settings", file(settings=[1])
+    yield "a number missing", file(numbers={k: v for k, v in numbers.items() if k != "step"})
+    yield "a number of another type", file(numbers={**numbers, "images": "many"})
+    yield "negative", file(numbers={**numbers, "step": -1})
+    yield "log", file(numbers={**numbers, "log": [1]})
+    yield "NaN seconds", file(numbers={**numbers, "seconds": float("nan")})
+    for part in ("net.", "average.", "optimiser.exp_avg."):
+        name = f"{part}stem.weight"
+        yield f"{part} missing", file({k: v for k, v in tensors.items() if k != name})
+        yield f"{part} renamed", file({k + "x" * (k == name): v for k, v in tensors.items()})
+        yield f"{part} misshapen", file({**tensors, name: tensors[name][:1].contiguous()})
+        yield f"{part} NaN", file({**tensors, name: tensors[name] * float("nan")})
+
+
+def test_a_damaged_checkpoint_is_refused_before_the_work(folder, tmp_path, monkeypatch):
+    given = options(folder, tmp_path / "net", images=16)
+    training.train(**given)
+    monkeypatch.setattr(training.TASKS["edm"], "__init__", lambda *_: pytest.fail("the data are read"))
+    for what, blob in damage(tmp_path, tmp_path / "net"):
+        (tmp_path / "net" / "net.checkpoint.safetensors").write_bytes(blob)
+        try:
+            training.train(**given, resume=True)
+        except DiffnumError as error:
+            assert "\n" not in str(error) and "checkpoint" in str(error), what
+        else:
+            pytest.fail(what)
+
+
+# --------------------------------------------------------------------------- what surrounds a run must not matter
+
+
+def test_ambient_state_of_torch_does_not_matter(folder, tmp_path):
+    first = training.train(**options(folder, tmp_path / "a" / "net", images=16)).read_bytes()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert training.train(**options(folder, tmp_path / "b" / "net", images=16)).read_bytes() == first
+            assert (
+                features.from_bytes((WEIGHTS / "cifar10-features.safetensors").read_bytes())(
+                    datasets.cifar10(folder, "test", exact=True).images
+                )
+                .isfinite()
+                .all()
+            )
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(("amx", "expected"), [(True, True), (False, False)])
+def test_bfloat16_where_the_processor_is_fast_at_it(monkeypatch, amx, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+    assert training.fast_bfloat16(torch.device("cpu")) is expected
+
+
+def test_the_version_is_ours_or_the_installed_one(tmp_path):
+    """A copy of the package in the repository of a stranger records the installed version, not the stranger's tag."""
+    stranger = tmp_path / "stranger"
+    shutil.copytree(Path(training.__file__).parents[1], stranger / "lib" / "diffnum",
+                    ignore=shutil.ignore_patterns("weights", "__pycache__"))  # fmt: skip
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", stranger]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "theirs"], ["tag", "v9.9"]):
+        subprocess.run([*git, *arguments], check=True, env=env)
+    code = "from diffnum.images.provenance import code_version; print(code_version())"
+    for lib in (stranger / "lib", stranger):
+        if lib == stranger:  # at the top of the stranger's tree
+            shutil.move(stranger / "lib" / "diffnum", stranger / "diffnum")
+        for more in ({}, {"GIT_DIR": str(stranger / ".git")}):
+            place = {"cwd": tmp_path, "env": {**env, **more, "PYTHONPATH": str(lib)}}
+            found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **place)
+            assert "9.9" not in found.stdout and found.stdout.strip()
+    assert not training.code_version().startswith("v9.9")
+
+
+# ---------------------------------------------------------------------------------------------------- the guide
+
+
+def test_a_guide_learns_to_tell_drawn_from_real(folder, tmp_path, few):
+    given = options(folder, tmp_path / "guide", kind="guide", size=GUIDE, images=1200, batch=24, lr=1e-2)
+    given |= {**few, "warmup": 5}
+    path = training.train(**given)
+    card = json.loads(path.with_suffix(".json").read_text())
+    drawn = card["data"]["drawn"][0]
+    assert drawn["images"] == 50 and drawn["recipe"]["weights_sha256"] == load("cifar10").sha256
+    found = guides.load(path)
+    assert found.denoiser == load("cifar10").sha256 == card["settings"]["network"] and found.sha256 == card["sha256"]
+    assert card["denoiser"] == {"name": "cifar10", "sha256": found.denoiser}
+    at = {row["sigma"]: row for row in card["validation"]}
+    assert at[0.5]["auc"] > 0.9 and at[0.5]["odds"] < 0.5  # one step of ddim draws grey blurs
+    # from there, and from a denoiser, whose encoder it then has
+    again = training.train(**{**given, "out": tmp_path / "next", "images": 24, "init": str(path), "size": "small"})
+    assert json.loads(again.with_suffix(".json").read_text())["images"] == 1224
+    start = guiding.Guiding.start("cifar10")
+    net = guiding.Guiding.network(guiding.Guiding.config("small", start), start)
+    assert torch.equal(net.mid[1].conv1.weight, start._state["mid.1.conv1.weight"].float())
+
+
+def test_odds_of_the_guide_are_equal_odds():
+    """A network that knows nothing learns logits of equal odds, though one in three of its images is drawn."""
+    images = torch.zeros(10, 3, 32, 32, dtype=torch.uint8)
+    task = object.__new__(guiding.Guiding)
+    task.pixels = training.Pixels(images, None, {}, (torch.arange(10),))
+    task.drawn = images
+    constant = torch.zeros(11, requires_grad=True)
+    optimiser = torch.optim.LBFGS([constant], line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        losses, _ = task.loss(lambda x, a: constant.expand(len(x), 11), 9000, torch.Generator().manual_seed(0))
+        losses.mean().backward()
+        return losses.mean()
+
+    optimiser.step(closure)
+    odds = constant.detach()
+    assert abs(float(odds[:10].logsumexp(0) - odds[10])) < 0.01  # exact but for LBFGS: the counts in a batch are
+
+
+def test_orthogonal_steps():
+    """Muon moves a matrix along U V^T of its gradient: singular values of the step within (0.6, 1.3) of the rate."""
+    for shape in ((8, 4, 3, 3), (64, 8, 1, 1)):
+        p = torch.zeros(shape, requires_grad=True)
+        p.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        before = p.detach().clone()
+        Muon([p], lr=0.1).step()
+        step = (before - p.detach()).flatten(1)
+        gain = max(1.0, len(step) / step.shape[1]) ** 0.5
+        values = torch.linalg.svdvals(step) / (0.1 * gain)
+        assert values.min() > 0.6 and values.max() < 1.3
+        assert (step * p.grad.flatten(1)).sum() > 0

@@ -21,8 +21,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from diffnum import arguments
+from diffnum.ambient import Frozen, unrounded
 from diffnum.dct import dct2
-from diffnum.denoisers.exact import TINY, frequencies, level, spread
+from diffnum.denoisers.exact import TINY, drawing, frequencies, level, row_by_row, spread
+from diffnum.errors import DiffnumError, WrongKind
 
 __all__ = ["Empirical"]
 
@@ -38,39 +41,37 @@ REPEAT = 32
 PAIRS = 2**17
 
 
-class Empirical:
+class Empirical(Frozen):
     """Data uniform on a finite set of points, the formulas at the top of the module.
 
     data: (N, *event), N >= 1, a floating-point tensor or array; or uint8 images, value v standing for v/127.5 - 1.
-    It is kept in its dtype and, where contiguous, not copied: leave it unchanged. Another device gets a copy on first
-    use. chunk: points handled at once.
+    It is copied, in its dtype; another device gets a copy of its own on first use. chunk: points handled at once.
 
     Memory of a call beyond the data, for batch B and events of d numbers: about 30 B chunk + 40 B d bytes and a few MiB
     more. Data whose dtype is not that of x add chunk d numbers of x's dtype, DCT coefficients three times that; so does
     float64, in the rare case that float32 products are too rough for more points than can be measured again.
 
-    The result is right to about 1e-5 (float32) or 1e-10 (float64) of its largest entry, and carries no gradient.
-    Raises TypeError or ValueError with the argument's name.
+    The result is right to about 1e-5 (float32) or 1e-10 (float64) of its largest entry. It carries no gradient, and a
+    state that asks for one is refused (DiffnumError). Raises TypeError or ValueError with the argument's name.
     """
 
     def __init__(self, data: Any, chunk: int = 4096):
-        if isinstance(chunk, bool) or not isinstance(chunk, int | np.integer):
-            raise TypeError(f"chunk is {type(chunk).__name__}: give a whole number of points, such as 4096")
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}: give at least 1 point")
+        chunk = arguments.whole("chunk", chunk, high=2**31)
         if not isinstance(data, Tensor):
             try:
                 data = torch.from_numpy(np.asarray(data))
             except (TypeError, ValueError) as error:
-                raise TypeError(f"data is not an array of numbers: {error}") from None
+                raise WrongKind(f"data is not an array of numbers: {error}") from None
+        if data.is_nested or data.layout != torch.strided or data.device.type == "meta":
+            raise WrongKind("data is not an ordinary dense tensor: give one")
         if not data.is_floating_point() and data.dtype != torch.uint8:
-            raise TypeError(
+            raise WrongKind(
                 f"data is {data.dtype}: give floating-point points (N, *event), or uint8 images for v/127.5 - 1"
             )
         if data.ndim == 0 or data.numel() == 0:
             raise ValueError(f"data has shape {tuple(data.shape)}: give at least one point, (N, *event)")
-        data = data.detach().contiguous()
-        self.shape, self.chunk = tuple(data.shape[1:]), int(chunk)  # event shape
+        data = data.detach().clone(memory_format=torch.contiguous_format)
+        self.shape, self.chunk = tuple(data.shape[1:]), chunk  # event shape
         self.size = math.prod(self.shape)  # numbers in one event, d
         points = (_widen(data[i : i + chunk], torch.float64) for i in range(0, len(data), chunk))
         halves = torch.cat([0.5 * x.square().flatten(1).sum(1) if x.ndim > 1 else 0.5 * x.square() for x in points])
@@ -104,28 +105,31 @@ class Empirical:
         """Gradient of log p(x; sigma) = -eps/sigma. Arguments and errors as for `eps`."""
         return (-self.eps(x, sigma) / spread(level(sigma, x), x.ndim)).to(x.dtype)
 
+    @row_by_row
     def posterior(self, y: Tensor, sigma: Tensor) -> Tensor:
         r"""E[y0 | y] where y = y0 + sigma n are DCT coefficients with a noise level per frequency.
 
-        y: (B, ..., H, W) orthonormal DCT-II coefficients; sigma: (H, W), positive. The weights are
+        y: (B, ..., H, W) orthonormal DCT-II coefficients; sigma: (H, W), positive, or (B, H, W). The weights are
         :math:`r_k = \mathrm{softmax}_k(-\sum_f (y_f - \hat x_{k,f})^2 / 2\sigma_f^2)`, :math:`\hat x_k` the
         coefficients of point k, which are computed chunk by chunk at every call. Returns coefficients like y. Raises
         TypeError or ValueError as a call does, also for events without (H, W). Source: Bayes' rule.
         """
         return self._coloured(y, sigma, difference=False)
 
+    @row_by_row
     def posterior_eps(self, y: Tensor, sigma: Tensor) -> Tensor:
         """(y - E[y0 | y])/sigma without that difference; arguments and errors as for `posterior`."""
         return self._coloured(y, sigma, difference=True)
 
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """n points drawn with replacement, (n, *event) on the CPU; without a generator those of seed 0."""
-        generator = generator or torch.Generator().manual_seed(0)
+        n, generator = drawing(n, self.shape, generator, dtype)
         k = torch.randint(len(self), (n,), generator=generator, device="cpu")
         return _widen(self._copies[self._device][0][k.to(self._device)].cpu(), dtype)
 
     def _white(self, x: Tensor, sigma: float | Tensor, difference: bool) -> Tensor:
         """D, or eps where difference is asked for, with one noise level for all coordinates."""
+        _refuse_gradients(x)
         if x.ndim == 0 or tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, *event) with event shape {self.shape}")
         s = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1, 1)
@@ -135,11 +139,13 @@ class Empirical:
     def _coloured(self, y: Tensor, sigma: Tensor, difference: bool) -> Tensor:
         """The posterior mean, or posterior_eps where difference is asked for, with a noise level per frequency."""
         sigma = frequencies(y, sigma, self.shape)
+        _refuse_gradients(y)
         least = sigma.min().reshape(1, 1)  # noise level `least` in a metric that counts noisier frequencies less
         out = self._sum(y, least, (least / sigma).square().expand(self.shape).reshape(-1), difference)
         out = out.reshape(y.shape)
         return (out / sigma if difference else out).to(y.dtype)
 
+    @unrounded
     @torch.no_grad()
     def _sum(self, x: Tensor, sigma: Tensor, metric: Tensor | None, difference: bool) -> Tensor:
         """The mean D of the points, or x - D where difference is asked for, float64 (B, d).
@@ -254,6 +260,14 @@ def _near(sums: _Softmax, points: Tensor, half: Tensor | None, metric: Tensor | 
     # twice six standard deviations, so that the error itself hides no point
     floor = torch.where(delta > sums.tolerance, best - reach - 12 * error, math.inf)
     return closeness, (closeness >= floor).nonzero()
+
+
+def _refuse_gradients(x: Tensor) -> None:
+    if x.requires_grad and torch.is_grad_enabled():
+        raise DiffnumError(
+            "Empirical has no gradient with respect to its input; call it under torch.no_grad(), leave out "
+            "gradients=True, or use dn.GaussianMixture with small stds"
+        )
 
 
 def _widen(points: Tensor, dtype: torch.dtype) -> Tensor:

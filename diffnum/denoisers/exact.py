@@ -15,23 +15,33 @@ The second form of eps has no difference of near-equal numbers, so it is right t
 Everything inside is float64 whatever x is (the log-weights need it, and the rest then costs no second pass); results
 come back in x's dtype on x's device. Source: Bayes' rule; the same model is in Karras et al. 2022, arXiv:2206.00364,
 appendix B.3, for a sum of point masses (v = 0).
+
+The logarithms inside the softmax are those of the joint density of x and its component, up to a constant. So a mixture
+knows the odds of its components at any noise level, and can be the guide of :mod:`diffnum.denoisers.guided`.
 """
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from diffnum import arguments
+from diffnum.ambient import Frozen
+from diffnum.arguments import array
 from diffnum.dct import dct2, idct2
+from diffnum.errors import WrongKind
 
 __all__ = ["Gaussian", "GaussianMixture", "PointMass"]
 
 # log weights (K,), means (K, d), variances (K, d), rotations (K, d, d)
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
+# Noise levels are below this one: float64 holds their squares.
+LARGEST = 1e150
 # The least sigma^2: variances may be zero, and 0/0 must be the limit sigma -> 0 (D projects on the support).
 TINY = 1e-200
 # How far covariances may miss symmetry or positivity, relative to their largest entry: estimates made in float32.
@@ -40,17 +50,31 @@ SLACK = 1e-6
 DENSE = 1024
 
 
-class _Mixture:
+def row_by_row(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a method of coefficients y and levels sigma (H, W) take levels (B, H, W) as well: one row after another."""
+
+    @wraps(method)
+    def wrapper(self: Any, y: Tensor, sigma: Tensor) -> Tensor:
+        if isinstance(sigma, Tensor) and sigma.ndim == 3 and isinstance(y, Tensor) and len(sigma) == len(y):
+            return torch.cat([method(self, row[None], levels) for row, levels in zip(y, sigma, strict=True)])
+        return method(self, y, sigma)
+
+    return wrapper
+
+
+class _Mixture(Frozen):
     """The formula above; final classes below only read their arguments into it. Not to be changed once made."""
 
     def __init__(self, weights: Tensor, means: Tensor, stds: Any = None, covs: Any = None, basis: str = "pixel"):
         count, self.shape = len(means), tuple(means.shape[1:])  # event shape
         self.size = math.prod(self.shape)  # numbers in one event, d
+        if self.size < 1:
+            raise ValueError(f"means has shape {tuple(means.shape)}: there is no number in an event")
         if basis not in ("pixel", "dct"):
             raise ValueError(f"basis is {basis!r}: use 'pixel' or 'dct'")
         if basis == "dct" and len(self.shape) < 2:
             raise ValueError(f"basis='dct' needs events (..., H, W), got event shape {self.shape}")
-        self.weights, self.means, self.basis = weights, means, basis
+        self.weights, self.means, self.basis = weights.clone(), means.clone(), basis  # to look at, not to compute with
         if covs is None:
             variances, rotations = _diagonal(stds, count, self.shape).square(), None
         else:
@@ -67,7 +91,7 @@ class _Mixture:
         """E[x0 | x0 + sigma n = x]. x: (B, *event); sigma >= 0: a float, () or (B,); at 0 the limit sigma -> 0.
 
         Raises TypeError (x or sigma of a wrong kind) or ValueError (wrong event shape, negative or non-finite float
-        sigma). Values inside tensors are not looked at: that would stall the device at every call.
+        sigma). Values inside tensors on a GPU are not looked at: that would stall it at every call.
         """
         r, d, C, (_, means, variances, rotations) = self._parts(x, level(sigma, x, zero=True))
         return self._leave(_gather(r, variances / C * d, rotations) + r[..., 0] @ means, x.dtype)
@@ -82,10 +106,27 @@ class _Mixture:
         """Gradient of log p(x; sigma) = -eps/sigma. Arguments and errors as for `eps`."""
         return (-self.eps(x, sigma) / spread(level(sigma, x), x.ndim)).to(x.dtype)
 
+    @property
+    def classes(self) -> int:
+        """The number of components: the classes that a guide tells apart."""
+        return len(self.weights)
+
+    def logits(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        r"""Log densities of x with each component, :math:`\log w_k N(x;\, m_k, C_k + \sigma^2)`: (B, K), float64.
+
+        Their log-softmax are the exact log odds :math:`\log p(k \mid x; \sigma)` of the components, their logsumexp is
+        :math:`\log p(x; \sigma)`. They are float64 whatever x is, and autograd gives the gradients by x. Arguments and
+        errors as for a call, but sigma > 0.
+        """
+        log_r, *_ = self._terms(x, level(sigma, x))
+        return log_r - 0.5 * self.size * math.log(2 * math.pi)
+
+    @row_by_row
     def posterior(self, y: Tensor, sigma: Tensor) -> Tensor:
         r"""E[y0 | y] where y = y0 + sigma n are DCT coefficients with a noise level per frequency.
 
-        y: (B, ..., H, W) orthonormal DCT-II coefficients of the data plus noise; sigma: (H, W), positive. In the
+        y: (B, ..., H, W) orthonormal DCT-II coefficients of the data plus noise; sigma: (H, W), positive, or (B, H, W)
+        with levels for every row, which are then computed one by one. In the
         coordinates :math:`z_j = y_j/\sigma_j` the noise is white of level 1, and the formula at the top of the module
         holds with means :math:`m_j/\sigma_j` and the covariance scaled alike. Returns coefficients like y.
 
@@ -96,6 +137,7 @@ class _Mixture:
         out = scale * _gather(r, variances / C * d, rotations) + r[..., 0] @ means
         return out.reshape(y.shape).to(y.dtype)
 
+    @row_by_row
     def posterior_eps(self, y: Tensor, sigma: Tensor) -> Tensor:
         """(y - E[y0 | y])/sigma without that difference; arguments and errors as for `posterior`."""
         r, d, C, (*_, rotations), _ = self._whitened(y, sigma)
@@ -103,7 +145,7 @@ class _Mixture:
 
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """n draws from the data distribution, (n, *event) on the CPU; without a generator those of seed 0."""
-        generator = generator or torch.Generator().manual_seed(0)
+        n, generator = drawing(n, self.shape, generator, dtype)
         _, means, variances, rotations = self._copies[torch.device("cpu")]
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         y = variances[k].sqrt() * torch.randn(n, self.size, dtype=torch.float64, generator=generator, device="cpu")
@@ -114,10 +156,15 @@ class _Mixture:
 
     def _parts(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Parameters]:
         """r (B, K, 1), deviations d (B, K, d), variances C (1 or B, K, d), and the parameters on x's device."""
+        log_r, d, C, parameters = self._terms(x, sigma)
+        return log_r.softmax(-1)[..., None], d, C, parameters
+
+    def _terms(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Parameters]:
+        """As `_parts`, with log r up to a term common to all components, (B, K), in place of r."""
         log_weights, means, variances, rotations = parameters = self._on(x.device)
         squared = spread(sigma, 3) ** 2
         C = variances[None] + (max(squared, TINY) if isinstance(squared, float) else squared.clamp_min(TINY))
-        return *_responsibilities(self._enter(x)[:, None] - means, C, log_weights, rotations), C, parameters
+        return *_log_joint(self._enter(x)[:, None] - means, C, log_weights, rotations), C, parameters
 
     def _whitened(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Parameters, Tensor]:
         """As `_parts`, in coordinates y/sigma (means: not divided), and the scale sigma as (d,)."""
@@ -138,8 +185,8 @@ class _Mixture:
             variances = values.square()
         C = variances[None] + 1
         d = (y.to(torch.float64).reshape(len(y), 1, self.size) - means) / scale
-        parameters = log_weights, means, variances, rotations
-        return *_responsibilities(d, C, log_weights, rotations), C, parameters, scale
+        log_r, d = _log_joint(d, C, log_weights, rotations)
+        return log_r.softmax(-1)[..., None], d, C, (log_weights, means, variances, rotations), scale
 
     def _dense(self, stds: Tensor) -> Tensor:
         """Standard deviations of pixels (K, d) as diagonal matrices, where that is not too much."""
@@ -180,8 +227,7 @@ class PointMass(_Mixture):
     """All data at one point: D = x, eps(u, sigma) = (u - x)/sigma. x: (*event). Raises TypeError or ValueError."""
 
     def __init__(self, x: Any):
-        x = _numbers("x", x)
-        super().__init__(_numbers("weights", [1]), x[None], stds=[0])
+        super().__init__(array("weights", [1]), array("x", x)[None], stds=[0])
 
 
 class Gaussian(_Mixture):
@@ -192,11 +238,10 @@ class Gaussian(_Mixture):
     """
 
     def __init__(self, mean: Any, cov: Any, basis: str = "pixel"):
-        mean, cov = _numbers("mean", mean), _numbers("cov", cov)
+        mean, cov, one = array("mean", mean), array("cov", cov), array("weights", [1])
         size = mean.numel()
-        one = _numbers("weights", [1])
         if cov.ndim == 0 or cov.shape == mean.shape:
-            if cov.min() < 0:
+            if cov.numel() and cov.min() < 0:
                 raise ValueError(f"cov has the variance {cov.min():.6g}: variances must be >= 0")
             super().__init__(one, mean[None], stds=cov.sqrt()[None], basis=basis)
         elif cov.shape == (size, size):
@@ -225,7 +270,7 @@ class GaussianMixture(_Mixture):
     """
 
     def __init__(self, weights: Any, means: Any, stds: Any = None, covs: Any = None, basis: str = "pixel"):
-        weights, means = _numbers("weights", weights), _numbers("means", means)
+        weights, means = array("weights", weights), array("means", means)
         if weights.ndim != 1 or len(weights) == 0:
             raise ValueError(f"weights has shape {tuple(weights.shape)}: give one number per component, (K,)")
         if weights.min() < 0:
@@ -244,21 +289,37 @@ def level(sigma: Any, x: Any, zero: bool = False) -> float | Tensor:
 
     Raises TypeError or ValueError. zero: whether a float sigma = 0 is allowed.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x is {kind}: give a floating-point tensor (batch, *event)")
+    floating("x", x)
     if isinstance(sigma, Tensor):
-        if sigma.shape not in ((), (1,), x.shape[:1]):
+        if sigma.is_complex() or sigma.shape not in ((), (1,), x.shape[:1]):
             raise ValueError(
                 f"sigma has shape {tuple(sigma.shape)}: give a number or one per row, {tuple(x.shape[:1])}"
             )
+        if sigma.device.type == "cpu" and not bool(((sigma >= 0 if zero else sigma > 0) & (sigma < LARGEST)).all()):
+            raise ValueError(f"sigma holds a level that is not finite and {'>= 0' if zero else '> 0'}")
         return sigma.to(x.device, torch.float64)
-    if not isinstance(sigma, Real):
-        raise TypeError(f"sigma is {type(sigma).__name__}: give a float or a torch tensor")
-    sigma = float(sigma)
-    if not (0 < sigma < float("inf") or (zero and sigma == 0)):
+    if not isinstance(sigma, Real) or isinstance(sigma, bool):
+        raise WrongKind(f"sigma is {type(sigma).__name__}: give a float or a torch tensor")
+    try:
+        sigma = float(sigma)
+    except OverflowError:
+        sigma = math.inf
+    if not (0 < sigma < LARGEST or (zero and sigma == 0)):
         raise ValueError(f"sigma is {sigma}: the noise level must be finite and {'>= 0' if zero else '> 0'}")
     return sigma
+
+
+def floating(name: str, x: Any) -> None:
+    """Refuse what is not an ordinary floating tensor.
+
+    Raises:
+        WrongKind: not a tensor, not floating, or without entries to compute with.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise WrongKind(f"{name} is {kind}: give a floating-point tensor (batch, *event)")
+    if x.is_nested or x.layout != torch.strided:
+        raise WrongKind(f"{name} is a {'nested' if x.is_nested else x.layout} tensor: give an ordinary dense one")
 
 
 def frequencies(y: Any, sigma: Any, shape: tuple[int, ...]) -> Tensor:
@@ -268,13 +329,11 @@ def frequencies(y: Any, sigma: Any, shape: tuple[int, ...]) -> Tensor:
     """
     if len(shape) < 2:
         raise ValueError(f"events of shape {shape} have no DCT frequencies: posterior() needs events (..., H, W)")
-    if not isinstance(y, Tensor) or not y.is_floating_point():
-        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(f"y is {kind}: give a floating-point tensor (batch, *event)")
+    floating("y", y)
     if y.ndim == 0 or tuple(y.shape[1:]) != shape:
         raise ValueError(f"y has shape {tuple(y.shape)}: give (batch, *event) with event shape {shape}")
     if not isinstance(sigma, Tensor):
-        raise TypeError(f"sigma is {type(sigma).__name__}: give a tensor, one noise level per frequency, {shape[-2:]}")
+        raise WrongKind(f"sigma is {type(sigma).__name__}: give a tensor, one noise level per frequency, {shape[-2:]}")
     if tuple(sigma.shape) != shape[-2:]:
         raise ValueError(f"sigma has shape {tuple(sigma.shape)}: give one noise level per frequency, {shape[-2:]}")
     if sigma.device.type == "cpu" and not bool(((sigma > 0) & sigma.isfinite()).all()):
@@ -282,17 +341,33 @@ def frequencies(y: Any, sigma: Any, shape: tuple[int, ...]) -> Tensor:
     return sigma.to(y.device, torch.float64)
 
 
+def drawing(n: Any, event: tuple[int, ...], generator: Any, dtype: Any) -> tuple[int, Generator]:
+    """How many draws of events, and the generator for them; by default one of seed 0.
+
+    Raises:
+        WrongKind: not a whole number, no generator of the CPU, or no floating dtype.
+        ValueError, DiffnumError: none, or too many.
+    """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise WrongKind(f"dtype={arguments.shown(dtype)} is no floating dtype; use torch.float64")
+    n = arguments.sizes("n", (n, *event), 1, "a number of draws")[0]
+    if generator is None:
+        return n, Generator(device="cpu").manual_seed(0)
+    if not isinstance(generator, Generator) or generator.device.type != "cpu":
+        raise WrongKind(f"generator={arguments.shown(generator)} is no torch.Generator of the CPU")
+    return n, generator
+
+
 def spread(value: float | Tensor, ndim: int) -> float | Tensor:
     """A number per row (B,) shaped to multiply (B, ...) with ndim axes; floats and 0-d tensors stay as they are."""
     return value.reshape(-1, *[1] * (ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
 
 
-def _responsibilities(d: Tensor, C: Tensor, log_weights: Tensor, rotations: Tensor | None) -> tuple[Tensor, Tensor]:
-    """r (B, K, 1), and the deviations d (B, K, d) turned into the eigenbases."""
+def _log_joint(d: Tensor, C: Tensor, log_weights: Tensor, rotations: Tensor | None) -> tuple[Tensor, Tensor]:
+    """log r (B, K) up to a term common to all components, and the deviations d (B, K, d) turned into the eigenbases."""
     if rotations is not None:
         d = torch.einsum("bki,kij->bkj", d, rotations)
-    log_r = log_weights - 0.5 * C.log().sum(-1) - 0.5 * (d * d / C).sum(-1)
-    return log_r.softmax(-1)[..., None], d
+    return log_weights - 0.5 * C.log().sum(-1) - 0.5 * (d * d / C).sum(-1), d
 
 
 def _gather(r: Tensor, d: Tensor, rotations: Tensor | None) -> Tensor:
@@ -300,21 +375,8 @@ def _gather(r: Tensor, d: Tensor, rotations: Tensor | None) -> Tensor:
     return (r * d).sum(1) if rotations is None else torch.einsum("bkj,kij->bi", r * d, rotations)
 
 
-def _numbers(name: str, value: Any) -> Tensor:
-    """An argument as a CPU float64 tensor of our own, finite."""
-    try:
-        # Through numpy: torch would read a list of Python floats in its default dtype, float32.
-        value = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
-        value = value.detach().to("cpu", torch.float64, copy=True)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} is not an array of numbers: {error}") from None
-    if not value.isfinite().all():
-        raise ValueError(f"{name} contains NaN or infinity")
-    return value
-
-
 def _diagonal(stds: Any, count: int, shape: tuple[int, ...]) -> Tensor:
-    stds = _numbers("stds", stds)
+    stds = array("stds", stds)
     if tuple(stds.shape) not in ((count,), (count, *shape)):
         raise ValueError(
             f"stds has shape {tuple(stds.shape)}: give {(count,)} (isotropic) or {(count, *shape)} (diagonal)"
@@ -326,7 +388,7 @@ def _diagonal(stds: Any, count: int, shape: tuple[int, ...]) -> Tensor:
 
 def _eigen(covs: Any, count: int, size: int) -> tuple[Tensor, Tensor]:
     """covs (K, d, d) = Q diag(v) Q^T -> v (K, d), Q (K, d, d)."""
-    covs = _numbers("covs", covs)
+    covs = array("covs", covs)
     if tuple(covs.shape) != (count, size, size):
         raise ValueError(f"covs has shape {tuple(covs.shape)}: give {(count, size, size)}")
     slack = SLACK * covs.abs().amax((1, 2))

@@ -21,7 +21,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import arguments
+from diffnum.ambient import Frozen, unrounded
 from diffnum.dct import dct2, decay, idct2
+from diffnum.denoisers.exact import floating, level
 from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
-from diffnum.errors import DiffnumError
+from diffnum.errors import DiffnumError, WrongKind
 
 KINDS = ("edm", "blurring")  # of denoisers
+LARGEST_FILE = 4 * 10**9  # bytes
 SIGMA_DATA = 0.5
 SIGMA_MIN, SIGMA_MAX = 1e-3, 260.0  # the noise levels the networks are trained on
 
@@ -48,7 +52,7 @@ def smootherstep(v: Tensor) -> Tensor:
     return v**3 * (v * (6 * v - 15) + 10)
 
 
-class Wiener:
+class Wiener(Frozen):
     r"""The best linear denoiser of data with mean m and, per DCT frequency k, colour covariance :math:`C_k` (3, 3).
 
     .. math:: D(x, \sigma) = m + C (C + \sigma^2)^{-1} (x - m), \qquad
@@ -58,16 +62,24 @@ class Wiener:
     """
 
     def __init__(self, mean: Tensor, cov: Tensor) -> None:
-        """Mean (3, H, W); cov (H, W, 3, 3), the covariance of the colours at each DCT frequency."""
-        values, vectors = torch.linalg.eigh(cov.double())
-        self.parts = (mean.double(), values.clamp_min(0).permute(2, 0, 1).contiguous(), vectors)
+        """Mean (3, H, W); cov (H, W, 3, 3), the covariance of the colours at each DCT frequency.
+
+        Raises TypeError (not numbers) or ValueError (NaN, or shapes that do not belong together).
+        """
+        mean, cov = arguments.array("mean", mean), arguments.array("cov", cov)
+        if mean.ndim != 3 or cov.shape != (*mean.shape[1:], len(mean), len(mean)):
+            got = f"{tuple(mean.shape)} and {tuple(cov.shape)}"
+            raise ValueError(f"mean and cov have shapes {got}: give (C, H, W) and (H, W, C, C)")
+        values, vectors = torch.linalg.eigh(cov)
+        self.parts = (mean, values.clamp_min(0).permute(2, 0, 1).contiguous(), vectors)
         self.cache: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
     def eps(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x (B, 3, H, W), sigma (B, 1, 1, 1) or (1, 1, 1, 1) -> noise prediction like x."""
         key = (x.device, x.dtype)
         if key not in self.cache:
-            mean, values, vectors = (p.to(x) for p in self.parts)
+            with torch.inference_mode(False):  # a cached inference tensor would break autograd later
+                mean, values, vectors = (p.to(x.device, x.dtype) for p in self.parts)
             self.cache[key] = (mean, values, vectors)
         mean, values, vectors = self.cache[key]
         z = torch.einsum("ijcl,bcij->blij", vectors, dct2(x - mean))
@@ -79,8 +91,8 @@ class Wiener:
 # --------------------------------------------------------------------------------------------------- denoisers
 
 
-class _Weights:
-    """A U-Net kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients.
+class Weights(Frozen):
+    """A network kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients.
 
     On a GPU, PyTorch's float32 convolutions round to ten bits (TF32) by default, which hides errors below 1e-3. Where
     that matters, set ``torch.backends.cudnn.conv.fp32_precision = "ieee"`` first.
@@ -88,43 +100,42 @@ class _Weights:
 
     half = False  # whether the network runs in bfloat16
 
-    def __init__(self, net: UNet, sha256: str = "", card: dict[str, Any] | None = None) -> None:
+    def __init__(self, net: Any, sha256: str = "", card: dict[str, Any] | None = None) -> None:
+        if not isinstance(getattr(net, "config", None), Config):
+            raise WrongKind(f"net={arguments.shown(net)} is no network of diffnum.denoisers.unet")
         self.config, self.sha256, self.card = net.config, sha256, card or {}
         self.shape = (net.config.colours, 32, 32)
         self._state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        self._nets: dict[tuple[torch.device, torch.dtype], UNet] = {}
+        self._type, self._nets = type(net), {}
 
-    def _net(self, device: torch.device, dtype: torch.dtype) -> UNet:
+    def _net(self, device: torch.device, dtype: torch.dtype) -> Any:
         key = (device, dtype)
         if key not in self._nets:
-            with torch.device("meta"):
-                net = UNet(self.config)
-            net.load_state_dict({k: v.to(device, dtype) for k, v in self._state.items()}, assign=True)
+            with torch.device("meta"), torch.inference_mode(False):
+                net = self._type(self.config)
+                net.load_state_dict({k: v.to(device, dtype) for k, v in self._state.items()}, assign=True)
             self._nets[key] = net.requires_grad_(False).eval()
         return self._nets[key]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
         """Prepare the copy of the weights for a device and dtype (calls do so on first use anyway); returns self."""
-        device = existing(device or "cpu") or torch.device("cpu")
+        device = existing("cpu" if device is None else device) or torch.device("cpu")
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         self._net(device, torch.float64 if dtype == torch.float64 else torch.float32)
         return self
 
     def _check(self, x: Any) -> Tensor:
-        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape or x.dim() != 4:
-            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(
-                f"x must have shape (batch, {', '.join(map(str, self.shape))}) for this network; got {got}"
-            )
-        if not x.is_floating_point():
-            raise TypeError(f"x must be floating point, scaled to [-1, 1]; got {x.dtype}")
+        floating("x", x)
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
+            needed = ", ".join(map(str, self.shape))
+            raise ValueError(f"x must have shape (batch, {needed}) for this network; got {tuple(x.shape)}")
         return x if x.dtype == torch.float64 else x.float()
 
     def in_bfloat16(self) -> Any:
         """The same denoiser with the network evaluated in bfloat16: faster, and wrong by about 1 % of F."""
         other = copy.copy(self)
-        other.half = True
+        vars(other).update(half=True, _identity=object())
         return other
 
     def _F(self, x: Tensor, label: Tensor) -> Tensor:
@@ -133,7 +144,7 @@ class _Weights:
             return net(x, label).to(x)
 
 
-class Network(_Weights):
+class Network(Weights):
     r"""Denoiser D(x, sigma) = E[x0 | x0 + sigma n = x] for white noise (Karras et al. 2022, arXiv:2206.00364, table 1).
 
     .. math:: D = \frac{s_d^2}{\sigma^2 + s_d^2} x + \frac{\sigma s_d}{\sqrt{\sigma^2 + s_d^2}} F, \qquad
@@ -152,8 +163,10 @@ class Network(_Weights):
         self, net: UNet, wiener: Wiener | None = None, sha256: str = "", card: dict[str, Any] | None = None
     ) -> None:
         super().__init__(net, sha256, card)
-        white = SIGMA_DATA**2 * torch.eye(3, dtype=torch.float64).expand(32, 32, 3, 3)
-        self.wiener = wiener or Wiener(torch.zeros(self.shape), white)
+        if wiener is None:
+            zero = torch.zeros(self.shape, dtype=torch.float64, device="cpu")
+            wiener = Wiener(zero, SIGMA_DATA**2 * torch.eye(3, dtype=zero.dtype, device="cpu").expand(32, 32, 3, 3))
+        self.wiener = wiener
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """E[x0 | x]: x (B, 3, 32, 32), sigma float, () or (B,) -> (B, 3, 32, 32)."""
@@ -166,6 +179,7 @@ class Network(_Weights):
         """
         return self._predict(x, sigma, want_eps=True)
 
+    @unrounded
     def _predict(self, x: Tensor, sigma: float | Tensor, want_eps: bool) -> Tensor:
         z = self._check(x)
         s, low, high = self._levels(z, sigma)
@@ -188,23 +202,19 @@ class Network(_Weights):
 
     def _levels(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, bool, bool]:
         """Sigma as float64 (1 or B, 1, 1, 1), and whether the network and the linear denoiser are needed."""
-        if not isinstance(sigma, Tensor) or (sigma.device.type == "cpu" and sigma.dim() == 0):
-            value = float(sigma)
-            if not value >= 0:
-                raise ValueError(f"sigma must be a non-negative number; got {value}")
-            s = torch.full((1, 1, 1, 1), value, dtype=torch.float64)
+        if isinstance(sigma, Tensor) and sigma.device.type == "cpu" and sigma.dim() == 0:
+            sigma = sigma.item()
+        value = level(sigma, x, zero=True)
+        if isinstance(value, float):
+            s = torch.full((1, 1, 1, 1), value, dtype=torch.float64, device="cpu")
             return s, value < 2 * SIGMA_MAX, value > SIGMA_MAX
-        if sigma.dim() > 1 or (sigma.dim() == 1 and len(sigma) not in (1, len(x))):
-            raise ValueError(f"sigma must be a float, () or ({len(x)},); got shape {tuple(sigma.shape)}")
-        s = sigma.reshape(-1, 1, 1, 1).to(x.device, torch.float64)
+        s = value.reshape(-1, 1, 1, 1)
         if s.device.type == "cpu":
-            if not bool((s >= 0).all()):
-                raise ValueError("sigma must be non-negative")
             return s, bool((s < 2 * SIGMA_MAX).any()), bool((s > SIGMA_MAX).any())
         return s, True, True  # looking would make the GPU wait; the linear denoiser costs little
 
 
-class BlurringNetwork(_Weights):
+class BlurringNetwork(Weights):
     r"""Denoiser for the blurring process, y = y0 + diag(sigma_k) n in the DCT basis, with one level per frequency.
 
     The levels are those of the process at some time t (Hoogeboom and Salimans 2022, arXiv:2209.05557; constants of
@@ -232,7 +242,12 @@ class BlurringNetwork(_Weights):
         card: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(net, sha256, card)
-        self.spectrum, self.blur_max, self.d_min = spectrum.double(), blur_max, d_min
+        self.spectrum = arguments.array("spectrum", spectrum)
+        if self.spectrum.shape != self.shape[1:] or bool((self.spectrum <= 0).any()):
+            got = tuple(self.spectrum.shape)
+            raise ValueError(f"spectrum must be positive numbers of shape {self.shape[1:]}; got shape {got}")
+        self.blur_max = arguments.number("blur_max", blur_max, 0.0)
+        self.d_min = arguments.number("d_min", d_min, above=0, high=1.0)
         self._cache: dict[Any, tuple[Tensor, ...]] = {}
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -243,37 +258,45 @@ class BlurringNetwork(_Weights):
         )
 
     def posterior(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """E[y0 | y]: y (B, 3, H, W) DCT coefficients y0 + sigma n, sigma (H, W) of the process -> (B, 3, H, W)."""
+        """E[y0 | y]: y (B, 3, H, W) DCT coefficients y0 + sigma n, sigma (H, W) or (B, H, W) of the process; like y."""
         return self._predict(y, sigma, want_eps=False)
 
     def posterior_eps(self, y: Tensor, sigma: Tensor) -> Tensor:
         """(y - E[y0 | y])/sigma without cancellation; arguments as for :meth:`posterior`."""
         return self._predict(y, sigma, want_eps=True)
 
+    @unrounded
     def _predict(self, y: Tensor, sigma: Tensor, want_eps: bool) -> Tensor:
-        z = self._check(y)
-        sigma = torch.as_tensor(sigma, dtype=torch.float64).cpu()
-        if tuple(sigma.shape) != self.shape[1:]:
+        z, sigma = self._check(y), arguments.array("sigma", sigma)
+        if sigma.shape not in (self.shape[1:], (len(z), *self.shape[1:])):
             raise ValueError(
                 f"sigma must have shape {self.shape[1:]}, one level per frequency; got {tuple(sigma.shape)}"
             )
-        key = (float(sigma[0, 0]), float(sigma[-1, -1]), z.device, z.dtype)
-        if key not in self._cache:
+        c_in, label, eps_y, eps_f, x0_y, x0_f = self._coefficients(sigma.reshape(-1, *self.shape[1:]), z)
+        f = dct2(self._F(idct2(c_in * z), label))
+        out = eps_y * z - eps_f * f if want_eps else x0_y * z + x0_f * f
+        return out.to(y.dtype)
+
+    def _coefficients(self, sigma: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+        """:func:`blurring_coefficients` of levels (1 or B, H, W) on the path of the process, where z stands, kept."""
+        key = (*sigma[:, 0, 0].tolist(), *sigma[:, -1, -1].tolist(), z.device, z.dtype)
+        found = self._cache.get(key)
+        if found is None:
             if len(self._cache) >= 1024:  # a grid has tens of times; keep the cache bounded for adaptive integrators
                 self._cache.clear()
-            level = float(sigma[0, 0])
-            expected = level / blur_damping(blurring_time(level), self.blur_max, self.d_min)
+            level = sigma[:, 0, 0]
+            expected = level[:, None, None] / blur_damping(blurring_time(level), self.blur_max, self.d_min)
             if not torch.allclose(sigma, expected, rtol=1e-6):
                 raise ValueError(
                     "sigma is not on the path of the blurring process this network is trained for "
                     f"(blur_max={self.blur_max:g}, d_min={self.d_min:g}); use diffnum.Blurring with these values"
                 )
             coefficients = blurring_coefficients(sigma, level, self.spectrum)
-            self._cache[key] = tuple(c.to(z) for c in coefficients)
-        c_in, label, eps_y, eps_f, x0_y, x0_f = self._cache[key]
-        f = dct2(self._F(idct2(c_in * z), label))
-        out = eps_y * z - eps_f * f if want_eps else x0_y * z + x0_f * f
-        return out.to(y.dtype)
+            with torch.inference_mode(False):  # a cached inference tensor would break autograd later
+                found = tuple(c.to(z.device, z.dtype) for c in coefficients)
+            if len(sigma) == 1:
+                self._cache[key] = found
+        return found
 
 
 def blurring_level(t: Tensor) -> Tensor:
@@ -281,14 +304,14 @@ def blurring_level(t: Tensor) -> Tensor:
     return torch.tan(math.pi / 2 * (t + 0.004) / 1.008)
 
 
-def blurring_time(level: float) -> float:
+def blurring_time(level: Tensor) -> Tensor:
     """Inverse of :func:`blurring_level`."""
-    return 1.008 * 2 / math.pi * math.atan(level) - 0.004
+    return 1.008 * 2 / math.pi * torch.atan(level) - 0.004
 
 
 def blur_damping(t: float | Tensor, blur_max: float = 10.0, d_min: float = 1e-3, n: int = 32) -> Tensor:
     """D_k(t) = d_min + (1 - d_min) exp(-Lam_k tau), tau = (blur_max sin^2(pi t/2))^2/2; t (*,) -> float64 (*, n, n)."""
-    t = torch.as_tensor(t, dtype=torch.float64)
+    t = torch.as_tensor(t, dtype=torch.float64, device=t.device if isinstance(t, Tensor) else "cpu")
     return d_min + (1 - d_min) * decay(blur_max * torch.sin(t * math.pi / 2) ** 2, (n, n))
 
 
@@ -347,7 +370,11 @@ def read(name: str | os.PathLike[str], kinds: Sequence[str] = KINDS) -> tuple[by
             )
     shipped = f"reinstall diffnum, or restore {source} from the repository"
     fix = "copy it anew together with its .json, or train it again with `diffnum train`" if own else shipped
+    if source.exists() and not source.is_file():
+        raise DiffnumError(f"{source} is no regular file; {fix}")
     try:
+        if own and source.stat().st_size > LARGEST_FILE:
+            raise DiffnumError(f"{source} is above {LARGEST_FILE / 1e9:g} GB, as no network of diffnum is; {fix}")
         blob = source.read_bytes()
     except OSError as error:
         raise DiffnumError(f"cannot read the weights {source} ({error.strerror}); {fix}") from None
@@ -357,7 +384,7 @@ def read(name: str | os.PathLike[str], kinds: Sequence[str] = KINDS) -> tuple[by
             about = json.loads(card.read_text(encoding="utf-8"))
             if not isinstance(about, dict) or not isinstance(about.get("sha256", ""), str):
                 raise ValueError("not a card")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DiffnumError(f"the model card {card} is not readable JSON; {fix}") from None
     found, wanted = hashlib.sha256(blob).hexdigest(), about.get("sha256")
     if wanted is not None and found != wanted:
@@ -372,26 +399,38 @@ def from_bytes(
     blob: bytes, source: str = "weights", sha256: str = "", card: dict[str, Any] | None = None
 ) -> Network | BlurringNetwork:
     """Network from the bytes of a safetensors file; ``source`` names it in errors."""
-    from safetensors import SafetensorError
+    try:
+        return _read_bytes(blob, sha256, card)
+    except Exception as error:  # whatever goes wrong with a foreign file, it is not one of ours
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DiffnumError(
+            f"{source} is not a diffnum network: {reason[:200]}; get a fresh copy of the file"
+        ) from error
+
+
+def _read_bytes(blob: bytes, sha256: str, card: dict[str, Any] | None) -> Network | BlurringNetwork:
     from safetensors.torch import load as parse
 
-    try:
-        tensors = parse(blob)
-        head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        metadata = json.loads(head.get("__metadata__", {}).get("diffnum", "{}"))
-        weights = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
-        if not weights:
-            raise ValueError("it holds no denoiser (features.load reads a feature network)")
-        config = Config.from_dict(metadata["config"]) if "config" in metadata else Config.from_tensors(weights)
-        with torch.device("meta"):
-            net = UNet(config)
-        net.load_state_dict(weights, assign=True)
-        if metadata.get("kind") == "blurring":
-            return BlurringNetwork(net, tensors["stats.spectrum"], **metadata["blurring"], sha256=sha256, card=card)
-    except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise DiffnumError(
-            f"{source} is not a diffnum network: {str(error).splitlines()[0]}; get a fresh copy of the file"
-        ) from None
+    tensors = parse(blob)
+    head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    about = json.loads(head.get("__metadata__", {}).get("diffnum", "{}"))
+    if not isinstance(about, dict):
+        raise ValueError(f"its metadata are a {type(about).__name__} and no object")
+    for name, values in tensors.items():
+        if not values.is_floating_point() or not bool(values.isfinite().all()):
+            raise ValueError(f"{name} holds what is no finite number")
+    weights = {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+    if not weights:
+        raise ValueError("it holds no denoiser (features.load reads a feature network)")
+    found = Config.from_tensors(weights)
+    config = Config.from_dict(about["config"]) if "config" in about else found
+    if replace(found, heads=config.heads, patch=config.patch, colours=config.colours) != config:
+        raise ValueError(f"its metadata tell of {config}, its tensors of {found}")
+    with torch.device("meta"):
+        net = UNet(config)
+    net.load_state_dict(weights, assign=True)
+    if about.get("kind") == "blurring":
+        return BlurringNetwork(net, tensors["stats.spectrum"], **about["blurring"], sha256=sha256, card=card)
     wiener = Wiener(tensors["stats.mean"], tensors["stats.cov"]) if "stats.cov" in tensors else None
     return Network(net, wiener, sha256, card)
 

@@ -24,7 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import arguments
+from diffnum.ambient import Frozen, unrounded
 from diffnum.denoisers.exact import level, spread
+from diffnum.errors import WrongKind
 
 __all__ = ["from_prediction"]
 
@@ -35,15 +38,17 @@ def from_prediction(model: Callable, process: Any, kind: str = "eps") -> "Predic
     """The denoiser of `model(u, t)`, trained to predict `kind` on `process` (VP or VE).
 
     model: u (B, *event), t -> (B, *event), where t is a float when the denoiser is given a float sigma, else a float64
-    tensor () or (B,). Raises ValueError (unknown kind; v where alpha^2 + sigma^2 is not 1; a model that returns another
-    shape) or TypeError (model not callable; a process without scalar alpha and sigma).
+    tensor () or (B,). It may return the prediction as an attribute ``sample`` or as the only entry of a tuple, as the
+    networks of diffusers do. It is called outside ``torch.autocast``; one that is to use it says so inside. Raises
+    ValueError (unknown kind; v where alpha^2 + sigma^2 is not 1; a model that returns another shape) or TypeError
+    (model not callable; a process without scalar alpha and sigma; a model that returns no floating tensor).
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: use one of {', '.join(map(repr, KINDS))}")
     if not callable(model):
-        raise TypeError(f"model is {type(model).__name__}: give a callable model(u, t)")
-    if not all(hasattr(process, name) for name in ("alpha", "sigma", "time_of_log_snr")):
-        raise TypeError(f"process is {type(process).__name__}: predictions are converted on VP and VE only")
+        raise WrongKind(f"model is {type(model).__name__}: give a callable model(u, t)")
+    if not all(hasattr(process, name) for name in ("alpha", "sigma", "time_of_log_snr")) or isinstance(process, type):
+        raise WrongKind(f"process is {type(process).__name__}: predictions are converted on VP and VE only")
     if kind == "v":
         t = process.time_of_log_snr(0.0)
         if abs(process.alpha(t) ** 2 + process.sigma(t) ** 2 - 1) > 1e-6:
@@ -51,7 +56,7 @@ def from_prediction(model: Callable, process: Any, kind: str = "eps") -> "Predic
     return Prediction(model, process, kind)
 
 
-class Prediction:
+class Prediction(Frozen):
     """What `from_prediction` returns: `D(x, sigma)`, `.eps(x, sigma)`; shape is None because the model decides."""
 
     shape = None
@@ -90,6 +95,7 @@ class Prediction:
                 eps = -sigma_t * m
         return eps.to(x.dtype)
 
+    @unrounded
     def _predict(self, x: Tensor, sigma: float | Tensor) -> tuple:
         """u = alpha x, m = model(u, t), and alpha, sigma_t at that t, shaped to multiply; at least float32."""
         sigma = level(sigma, x)
@@ -100,10 +106,20 @@ class Prediction:
         if isinstance(t, Tensor):
             alpha, sigma_t = (spread(c.to(wide), x.ndim) for c in (alpha, sigma_t))
         u = alpha * x.to(wide)
-        m = self.model(u.to(x.dtype), t)
-        if m.shape != x.shape:
-            raise ValueError(
-                f"model returned shape {tuple(m.shape)} for u of shape {tuple(x.shape)}: "
-                "wrap it so that it returns the prediction alone (no learned variance)"
-            )
+        m = _prediction(self.model(u.to(x.dtype), t), x)
         return u, m.to(wide), alpha, sigma_t
+
+
+def _prediction(m: Any, x: Tensor) -> Tensor:
+    """The tensor in what a model returned for x."""
+    if not isinstance(m, Tensor):
+        m = m[0] if isinstance(m, (tuple, list)) and len(m) == 1 else getattr(m, "sample", m)
+    if not isinstance(m, Tensor) or not m.is_floating_point() or m.device != x.device:
+        got = f"{arguments.shown(m)} on {m.device}" if isinstance(m, Tensor) else arguments.shown(m)
+        raise WrongKind(f"model returned {got}: wrap it so that it returns a floating tensor on {x.device}")
+    if m.shape != x.shape:
+        raise ValueError(
+            f"model returned shape {tuple(m.shape)} for u of shape {tuple(x.shape)}: "
+            "wrap it so that it returns the prediction alone (no learned variance)"
+        )
+    return m

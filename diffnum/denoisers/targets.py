@@ -10,12 +10,12 @@ name           data                                                  why
 """
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.denoisers import Gaussian, GaussianMixture
 
 WEIGHTS = (0.35, 0.65)
@@ -49,12 +49,9 @@ def target(name: str) -> Any:
     Raises:
         KeyError: no target of that name.
     """
-    if name not in targets:
-        near = get_close_matches(name, targets, n=3, cutoff=0.4) or list(targets)
-        raise KeyError(f"no exact target is called {name!r}; did you mean {', '.join(near)}?")
-    return targets[name]()
+    return targets[arguments.choose("exact target", name, targets, KeyError)]()
 
 
 def starts(process: Any, batch: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """Start states ``(batch, 4)`` for the exact problems: prior draws that depend on the seed and the row alone."""
-    return process.prior((batch, 4), dtype=dtype, seed=seed)
+    return arguments.process(process).prior((batch, 4), dtype=dtype, seed=seed)

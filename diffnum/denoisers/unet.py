@@ -30,6 +30,16 @@ class Config:
     patch: int = 2
     colours: int = 3
 
+    def __post_init__(self) -> None:
+        """Refuse sizes of no network, before one is built: a damaged file may claim any."""
+        widths = (*self.channels, self.embedding, self.frequencies, self.heads, self.patch, self.colours)
+        counts = (len(self.channels), self.blocks, self.middle)
+        whole = all(type(n) is int and 1 <= n <= 4096 for n in widths) and all(type(n) is int for n in counts)
+        if not (whole and all(1 <= n <= 64 for n in counts) and len(self.attention) == len(self.channels)):
+            raise ValueError(f"{self} is no size of a network")
+        if any(width % self.heads for width, used in zip(self.channels, self.attention, strict=True) if used):
+            raise ValueError(f"channels {self.channels} must be multiples of heads={self.heads}")
+
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Config:
         """Read back ``asdict(config)`` after a trip through JSON, which the weight file carries in its metadata."""
@@ -77,8 +87,8 @@ class Block(nn.Module):
         return x
 
 
-class UNet(nn.Module):
-    """F(x, a): the raw network. x is scaled to unit variance, a = ln(sigma)/4 is the noise label of each row.
+class Encoder(nn.Module):
+    """The first half of the U-Net: noise embedding, stem, the levels on the way down and the blocks in the middle.
 
     The label enters as sines and cosines of ``freq`` times it. New networks draw these frequencies from a Gaussian, as
     Karras et al. (2022, arXiv:2206.00364) do; they are stored with the weights, and those of the shipped networks are
@@ -95,38 +105,28 @@ class UNet(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(2 * c.frequencies, c.embedding), nn.SiLU(), nn.Linear(c.embedding, c.embedding), nn.SiLU()
         )
-        inputs = c.colours * c.patch**2
-        self.stem = nn.Conv2d(inputs, ch[0], 3, padding=1)
-
-        def block(cin: int, cout: int, attention: bool) -> Block:
-            return Block(cin, cout, c.embedding, c.heads, attention)
-
-        self.down, self.up, stack, now = nn.ModuleList(), nn.ModuleList(), [ch[0]], ch[0]
+        self.stem = nn.Conv2d(c.colours * c.patch**2, ch[0], 3, padding=1)
+        self.down, self.skips, now = nn.ModuleList(), [ch[0]], ch[0]  # skips: channels that the way up finds stacked
         for i, width in enumerate(ch):
             blocks = nn.ModuleList()
             for _ in range(c.blocks):
-                blocks.append(block(now, width, c.attention[i]))
+                blocks.append(self.block(now, i))
                 now = width
-                stack.append(now)
+                self.skips.append(now)
             level = nn.ModuleList([blocks])
             if i + 1 < len(ch):
                 level.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
-                stack.append(now)
+                self.skips.append(now)
             self.down.append(level)
-        self.mid = nn.ModuleList(block(now, now, j % 2 == 0) for j in range(c.middle))
-        for i, width in reversed(list(enumerate(ch))):
-            blocks = nn.ModuleList()
-            for _ in range(c.blocks + 1):
-                blocks.append(block(now + stack.pop(), width, c.attention[i]))
-                now = width
-            level = nn.ModuleList([blocks])
-            if i > 0:
-                level.append(nn.Conv2d(now, now, 3, padding=1))
-            self.up.append(level)
-        self.norm, self.out = nn.GroupNorm(16, now), nn.Conv2d(now, inputs, 3, padding=1)
+        self.mid = nn.ModuleList(Block(now, now, c.embedding, c.heads, j % 2 == 0) for j in range(c.middle))
 
-    def forward(self, x: Tensor, a: Tensor) -> Tensor:
-        """x (B, 3, H, W) of unit variance, a (B,) or (1,) -> F (B, 3, H, W)."""
+    def block(self, cin: int, i: int) -> Block:
+        """A block of level i for cin channels."""
+        c = self.config
+        return Block(cin, c.channels[i], c.embedding, c.heads, c.attention[i])
+
+    def encode(self, x: Tensor, a: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """x (B, 3, H, W), a (B,) or (1,) -> the output of the middle, the stack of all before it, the embedding."""
         p = a[:, None] * self.freq
         e = self.embed(torch.cat([p.cos(), p.sin()], 1))
         x = self.stem(fn.pixel_unshuffle(x, self.config.patch))
@@ -139,6 +139,31 @@ class UNet(nn.Module):
                 stack.append(x := level[1](x))
         for block in self.mid:
             x = block(x, e)
+        return x, stack, e
+
+
+class UNet(Encoder):
+    """F(x, a): the raw network. x is scaled to unit variance, a = ln(sigma)/4 is the noise label of each row."""
+
+    def __init__(self, config: Config = Config()) -> None:
+        super().__init__(config)
+        c, ch = config, config.channels
+        self.up, stack, now = nn.ModuleList(), list(self.skips), ch[-1]
+        for i, width in reversed(list(enumerate(ch))):
+            blocks = nn.ModuleList()
+            for _ in range(c.blocks + 1):
+                blocks.append(self.block(now + stack.pop(), i))
+                now = width
+            level = nn.ModuleList([blocks])
+            if i > 0:
+                level.append(nn.Conv2d(now, now, 3, padding=1))
+            self.up.append(level)
+        self.norm, self.out = nn.GroupNorm(16, now), nn.Conv2d(now, c.colours * c.patch**2, 3, padding=1)
+
+    def forward(self, x: Tensor, a: Tensor) -> Tensor:
+        """x (B, 3, H, W) of unit variance, a (B,) or (1,) -> F (B, 3, H, W)."""
+        x, stack, e = self.encode(x, a)
+        level: Any
         for level in self.up:
             for block in level[0]:
                 x = block(torch.cat([x, stack.pop()], 1), e)

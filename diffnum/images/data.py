@@ -30,11 +30,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from diffnum.denoisers.guide import NAMES
 from diffnum.errors import DiffnumError
 from diffnum.files import place as placed
 from diffnum.files import read, write
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = NAMES
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE, FOLDER, LOSSLESS, PACK = (
@@ -111,9 +112,11 @@ def cifar10(root: str | os.PathLike[str] | None = None, split: str = "train", ex
 
 def cache() -> Path:
     """Folder for downloads and decoded arrays: ``DIFFNUM_CACHE``, or the user's cache folder."""
+    if given := os.environ.get("DIFFNUM_CACHE"):
+        return placed(given)
     import pooch
 
-    return placed(os.environ.get("DIFFNUM_CACHE") or pooch.os_cache("diffnum"))
+    return Path(pooch.os_cache("diffnum"))
 
 
 def _advice() -> str:
@@ -285,7 +288,9 @@ def _batches(members: Iterable[tuple[str, bytes]], split: str) -> tuple[np.ndarr
     for name, batch in zip(wanted, batches, strict=True):
         rows, labels = batch[b"data"], batch[b"labels"]
         if rows.dtype != np.uint8 or rows.shape[1:] != (3072,) or np.shape(labels) != rows.shape[:1]:
-            raise ValueError(f"{name} has data {rows.dtype} {rows.shape} with {len(labels)} labels, not uint8 (N, 3072)")
+            raise ValueError(
+                f"{name} has data {rows.dtype} {rows.shape} with {len(labels)} labels, not uint8 (N, 3072)"
+            )
     images = np.concatenate([b[b"data"] for b in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.concatenate([np.asarray(b[b"labels"]) for b in batches])
 

@@ -18,7 +18,7 @@ import io
 import os
 from functools import cache
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from diffnum.denoisers import network as nets
 from diffnum.devices import existing
 from diffnum.errors import DiffnumError
 from diffnum.images import data as datasets
+from diffnum.images.optimisers import Both, Muon
 
 QUALITY = 75  # of the JPEG copies; with it Pillow halves the resolution of the colours (4:2:0), as theirs is
 WIDTHS = (24, 96, 288, 256)
@@ -50,7 +51,7 @@ def jpeg(images: np.ndarray) -> np.ndarray:
 class Convolution(nn.Module):
     """3x3 convolution, optionally the maximum over 2x2 pixels, batch normalisation without gain, and GELU.
 
-    The weights are a matrix, a filter a row: that is what :class:`torch.optim.Muon` makes orthogonal steps for.
+    The weights are a matrix, a filter a row.
     """
 
     def __init__(self, cin: int, cout: int, halve: bool = False) -> None:
@@ -157,49 +158,17 @@ def from_bytes(blob: bytes, source: str = "weights", sha256: str = "", card: dic
     from safetensors import SafetensorError
     from safetensors.torch import load as parse
 
-    net = Classifier()
     try:
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in parse(blob).items()})
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in parse(blob).items()}
+        with torch.device("meta"):  # and then in float32, whatever torch's default type is
+            net = Classifier()
+        net.load_state_dict(tensors, assign=True)
+        if broken := [k for k, v in tensors.items() if not bool(v.isfinite().all())]:
+            raise ValueError(f"NaN or infinity in {broken[0]}")
     except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise DiffnumError(f"{source} is not a feature network ({reason}); get a fresh copy of the file") from None
     return Features(net, sha256, card)
-
-
-class Muon(torch.optim.Muon):
-    """Orthogonal steps (K. Jordan 2024, Muon) for matrices whose rows have a root mean square norm of one.
-
-    What a convolution computes does not depend on the size of its matrix, since normalisation follows;
-    how fast it learns would.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Normalise, and take the step."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.mul_(len(p) ** 0.5 / p.norm())
-        return super().step(closure)
-
-
-class Both:
-    """Two optimisers as one."""
-
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
-        self.parts, self.param_groups = parts, [group for part in parts for group in part.param_groups]
-        self.state = parts[0].state
-        for part in parts:
-            part.state = self.state
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients."""
-        for part in self.parts:
-            part.zero_grad(set_to_none)
-
-    def step(self) -> None:
-        """A step of each."""
-        for part in self.parts:
-            part.step()
 
 
 class Classification:
@@ -211,6 +180,7 @@ class Classification:
 
     defaults = 1000, 0.2, 10_000  # batch, peak rate, half-life of the average
     clip = float("inf")  # of the gradient's norm
+    card: ClassVar[dict[str, Any]] = {}  # what a model card says of this kind alone
 
     def __init__(self, root: str | os.PathLike[str] | None, where: torch.device) -> None:
         self.about: dict[str, Any] = {}
@@ -222,17 +192,29 @@ class Classification:
         self.train: tuple[Tensor, Tensor]
         self.test: tuple[Tensor, Tensor]
 
-    def network(self, size: Any, start: Any) -> tuple[nn.Module, Any]:
-        """A new network, and its configuration for the record."""
-        if start is not None:
-            raise ValueError("init is for denoisers; a feature network starts anew")
+    @staticmethod
+    def start(init: Any) -> None:
+        """Refused."""
+        raise ValueError(f"init={init!r} is for denoisers and guides; a feature network starts anew, leave it out")
+
+    @staticmethod
+    def config(size: Any, start: Any) -> dict[str, Any]:
+        """The size of the network, for the record."""
         if size != "small":
             raise ValueError(f"size={size!r} is for denoisers; a feature network has one size, leave it out")
-        net = Classifier()
-        net.whiten(self.train[0][:5000].cpu().float() / 127.5 - 1)
-        return net, {"widths": list(WIDTHS)}
+        return {"widths": list(WIDTHS)}
 
-    def optimiser(self, net: Any, lr: float) -> Both:
+    @staticmethod
+    def network(config: dict[str, Any], start: Any) -> nn.Module:
+        """A new network."""
+        return Classifier()
+
+    def prepare(self, net: Any) -> None:
+        """A new network's first convolution follows from the images."""
+        net.whiten(self.train[0][:5000].cpu().float() / 127.5 - 1)
+
+    @staticmethod
+    def optimiser(net: Any, lr: float) -> Both:
         """Muon for the convolutions, stochastic gradients for their offsets and the head; Nesterov's momentum 0.85."""
         head, moving = net.head.weight, [p for p in net.parameters() if p.requires_grad]
         convolutions = [p for p in moving if p.ndim == 2 and p is not head]
@@ -241,7 +223,7 @@ class Classification:
             {"params": [head], "scale": 5.0, "weight_decay": 1e-3},
         ]
         return Both(
-            Muon(convolutions, lr=lr, momentum=0.85, weight_decay=0.0, ns_steps=3),
+            Muon(convolutions, lr=lr, momentum=0.85, ns_steps=3, normalise=True),
             torch.optim.SGD(groups, lr=lr, momentum=0.85, nesterov=True),
         )
 

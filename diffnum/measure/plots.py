@@ -5,6 +5,7 @@ One figure size (6.4 x 4 in), one colour, marker and line style per solver (:dat
 library.
 """
 
+import io
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -282,8 +283,10 @@ def images(x: Tensor, ax: Any = None, titles: Sequence[str] | None = None, colum
 def trajectory(solution: "Solution", count: int = 8, ax: Any = None) -> Any:
     """A run from noise to data: rows of images, one column per time, or paths in the plane.
 
+    The states are shown in data space: pixels for DCT coefficients, positions for phase space.
+
     Args:
-        solution: from ``solve(..., trajectory=True)``. States ``(B, C, H, W)`` are shown as images; of states
+        solution: from ``solve(..., trajectory=True)``. Data ``(B, C, H, W)`` are shown as images; of data
             ``(B, d)`` the first two coordinates are drawn as paths.
         count: columns of images, spread evenly over the steps, both ends included.
         ax: axes to draw into.
@@ -294,6 +297,7 @@ def trajectory(solution: "Solution", count: int = 8, ax: Any = None) -> Any:
     states = solution.trajectory
     if states is None:
         raise ValueError("the solution has no trajectory; call solve(..., trajectory=True)")
+    states = solution.decode(states.flatten(0, 1)).unflatten(0, states.shape[:2])
     if states.ndim == 3 and states.shape[-1] > 1:
         ax = panels(1)[1] if ax is None else ax
         for path, colour in zip(states.double().cpu().unbind(1), islice(cycle(_COLOURS), states.shape[1]), strict=True):
@@ -314,3 +318,12 @@ def trajectory(solution: "Solution", count: int = 8, ax: Any = None) -> Any:
 def save(ax: Any, path: str | os.PathLike[str]) -> Path:
     """Write the figure of an axes as a PNG file (dpi 150), whole or not at all."""
     return write(path, lambda file: ax.figure.savefig(file, format="png", dpi=150))
+
+
+def svg(ax: Any) -> str:
+    """The figure of an axes as the text of an ``<svg>`` element, for a page that stands alone; the figure is closed."""
+    file = io.StringIO()
+    ax.figure.savefig(file, format="svg", metadata={"Date": None})
+    plt.close(ax.figure)
+    text = file.getvalue()
+    return text[text.index("<svg") :]

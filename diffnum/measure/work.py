@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from itertools import pairwise
 from math import isfinite
 from typing import Any
 
 from torch import Tensor
 
-from diffnum.measure.convergence import Convergence, convergence, name_of, rehearse, same_ends
+from diffnum import arguments
+from diffnum.measure.convergence import Convergence, convergence, given_truth, name_of, rehearse, same_ends
 from diffnum.measure.reference import reference
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 from diffnum.runner import Solver
 from diffnum.solvers import find
 
@@ -147,9 +147,9 @@ def work_precision(
         ValueError: nothing to measure, budgets or step counts that do not increase, a solver that claims no
             evaluations or is stochastic, or grids whose ends differ. Whatever a solver refuses is refused here.
     """
-    columns = tuple(nfe if steps is None else steps)
-    if not columns or columns[0] < 1 or any(a >= b for a, b in pairwise(columns)):
-        raise ValueError(f"{'nfe' if steps is None else 'steps'}={columns} must be positive and increase")
+    given_problem(problem).check(u)
+    columns = arguments.counts("nfe", nfe) if steps is None else arguments.counts("steps", steps)
+    truth = truth if callable(truth) else given_truth(truth, u)
     entries = [entry if isinstance(entry, tuple) else (entry, {}) for entry in solvers]
     end, plan = float(grid(1)[-1]), []
     for solver, options in entries:

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.dct import dct2, decay, frequencies, idct2
-from diffnum.processes.linear import Diagonal, number, scalars
+from diffnum.processes.linear import Diagonal, inverse, scalars
 
 OFFSET, SPAN = 0.004, 1.008  # of the angle theta: at t = 0 there is already a little noise
+LARGEST = 2**20  # frequencies of an image: a coefficient of a process is a number for each of them
 VE_MAX = 80.0  # sampling starts where the noise-to-signal ratio is that of VE at 80, in the paper's code
 
 
@@ -45,18 +47,16 @@ class Blurring(Diagonal):
     family = "blurring"
     ending = "none"
     t_end = 1e-5
+    t_limit = SPAN - OFFSET  # where the angle is a right one
     calm_start = False
 
     def __init__(self, shape: Sequence[int], blur_max: float = 10.0, d_min: float = 1e-3) -> None:
         super().__init__()
-        shape = tuple(shape) if isinstance(shape, Sequence) else (shape,)
-        if len(shape) < 2 or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise ValueError(f"shape={shape} must end with a height and a width, for example (32, 32)")
-        if not 0 <= blur_max < float("inf"):
-            raise ValueError(f"blur_max={blur_max} must be finite and not negative; the usual value is 10")
-        if not 0 < d_min <= 1:
-            raise ValueError(f"d_min={d_min} must be above 0 and at most 1; the usual value is 0.001")
-        self.shape, self.blur_max, self.d_min = shape[-2:], float(blur_max), float(d_min)
+        self.shape = arguments.sizes("shape", shape, 2, "(32, 32), height and width last,")[-2:]
+        if self.shape[0] * self.shape[1] > LARGEST:
+            raise ValueError(f"shape={self.shape} has more than {LARGEST} frequencies; use smaller images")
+        self.blur_max = arguments.number("blur_max", blur_max, 0.0, 1e6, usual=10)
+        self.d_min = arguments.number("d_min", d_min, above=0, high=1.0, usual=0.001)
         first = pi / 2 * OFFSET / SPAN
         self.t_max = atan((VE_MAX + sin(first)) / cos(first)) * SPAN * 2 / pi - OFFSET
 
@@ -77,11 +77,11 @@ class Blurring(Diagonal):
 
     def alpha(self, t: Tensor | float) -> Tensor:
         """Signal level of every frequency, ``(*t, H, W)``."""
-        return torch.cos(self._angle(number(t)))[..., None, None] * self.damping(t)
+        return torch.cos(self._angle(self.at(t)))[..., None, None] * self.damping(t)
 
     def damping(self, t: Tensor | float) -> Tensor:
         """What the blur leaves of every frequency, ``(*t, H, W)``."""
-        return self.d_min + (1 - self.d_min) * decay(self._blur(number(t)), self.shape)
+        return self.d_min + (1 - self.d_min) * decay(self._blur(self.at(t)), self.shape)
 
     def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """F and G^2, ``(*t, H, W)``."""
@@ -94,15 +94,15 @@ class Blurring(Diagonal):
 
     def F(self, t: Tensor | float) -> Tensor:
         """Drift ``(*t, H, W, 1, 1)``."""
-        return _matrix(self._rates(number(t))[0])
+        return _matrix(self._rates(self.at(t))[0])
 
     def G(self, t: Tensor | float) -> Tensor:
         """Diffusion ``(*t, H, W, 1, 1)``."""
-        return _matrix(self._rates(number(t))[1].sqrt())
+        return _matrix(self._rates(self.at(t))[1].sqrt())
 
     def integral_F(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Integral of F from ``frm`` to ``to``, ``(*t, H, W, 1, 1)``: the change of log alpha."""
-        to, frm = number(to), number(frm)
+        to, frm = self.at(to), self.at(frm)
         a, b = self._angle(to), self._angle(frm)
         # cos a/cos b = cos(a - b) - sin(a - b) tan b, close to 1 for short steps
         turn = (to - frm) * (pi / 2 / SPAN)
@@ -127,12 +127,13 @@ class Blurring(Diagonal):
 
     def cholesky(self, t: Tensor | float) -> Tensor:
         """Root of the covariance, ``(*t, H, W, 1, 1)``: sigma."""
-        return _matrix(self.sigma(number(t))[..., None, None].expand(*number(t).shape, *self.shape))
+        sigma = self.sigma(self.at(t))[..., None, None]
+        return _matrix(sigma.expand(*sigma.shape[:-2], *self.shape))
 
     def statistic(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         r"""State as clean coefficients plus noise: factors :math:`1/\alpha_k` and levels :math:`\sigma/\alpha_k`."""
         alpha = self.alpha(t)
-        return _matrix(1 / alpha), self.sigma(number(t))[..., None, None] / alpha
+        return _matrix(1 / alpha), self.sigma(self.at(t))[..., None, None] / alpha
 
     def _log_q(self, to: Tensor, frm: Tensor) -> Tensor:
         """log(sigma(to)/sigma(frm)) less the change of log alpha."""
@@ -144,7 +145,7 @@ class Blurring(Diagonal):
         """Noise-to-signal ratio of the mean brightness, frequency 0: the tangent of the angle."""
         return torch.tan(self._angle(t))
 
-    @scalars
+    @inverse
     def time_of_rho(self, rho: Tensor) -> Tensor:
         """Time at which frequency 0 has the given noise-to-signal ratio: the inverse of :meth:`rho`."""
         return rho.atan() * (SPAN * 2 / pi) - OFFSET
@@ -155,8 +156,9 @@ class Blurring(Diagonal):
 
         The damping of a frequency falls to its floor within such a stretch of blur, whatever the frequency.
         """
-        steep = torch.arange(log(self.rho(self.t_max)), dtype=torch.float64).exp()
-        widths = 0.1 * 1.5 ** torch.arange(log(max(self.blur_max, 0.1) / 0.1) / log(1.5), dtype=torch.float64)
+        steep = torch.arange(log(self.rho(self.t_max)), dtype=torch.float64, device="cpu").exp()
+        growth = log(max(self.blur_max, 0.1) / 0.1) / log(1.5)
+        widths = 0.1 * 1.5 ** torch.arange(growth, dtype=torch.float64, device="cpu")
         fading = 2 / pi * (widths / self.blur_max).sqrt().asin()
         return torch.cat([self.time_of_rho(steep), fading]).sort().values
 
@@ -172,7 +174,7 @@ class Blurring(Diagonal):
         """
         if not hasattr(denoiser, "posterior_eps"):
             raise TypeError(
-                f"denoiser={denoiser!r} knows white noise only, and blurring has another noise level at every "
+                f"denoiser={arguments.shown(denoiser)} knows white noise only, and blurring has another level at every "
                 "frequency; use dn.load('cifar10-blurring'), dn.Empirical or another exact denoiser"
             )
         return denoiser.posterior, denoiser.posterior_eps

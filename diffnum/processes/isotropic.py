@@ -14,8 +14,10 @@ from math import log
 import torch
 from torch import Tensor
 
-from diffnum.processes.linear import Diagonal, number, remember, scalars
-from diffnum.processes.schedules import COSINE_RATIO, Cosine, Linear, Table
+from diffnum import arguments
+from diffnum.errors import WrongKind
+from diffnum.processes.linear import Diagonal, inverse, remember, scalars
+from diffnum.processes.schedules import COSINE_RATIO, LARGEST_RATIO, Cosine, Linear, Table
 
 
 class Isotropic(Diagonal):
@@ -45,7 +47,7 @@ class Isotropic(Diagonal):
         """alpha(to) (rho(to) - rho(frm)) without cancellation."""
         raise NotImplementedError
 
-    @scalars
+    @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Time at which the log signal-to-noise ratio has the given value: the inverse of :meth:`log_snr`."""
         raise NotImplementedError
@@ -67,11 +69,12 @@ class Isotropic(Diagonal):
 
     def levels(self, t: float) -> tuple[float, float]:
         """``(alpha, sigma)`` at time t as Python floats, cached."""
-        if t not in self._levels:
-            self.check_time(t)
-            alpha, sigma = self._signal(number(t))
-            remember(self._levels, t, (alpha.item(), sigma.item()))
-        return self._levels[t]
+        found = self._levels.get(t) if type(t) is float else None
+        if found is None:
+            t = self.check_time(t)
+            alpha, sigma = self._signal(self.at(t))
+            found = remember(self._levels, t, (alpha.item(), sigma.item()))
+        return found
 
     @scalars
     def log_snr(self, t: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ class Isotropic(Diagonal):
         alpha, sigma = self._signal(t)
         return sigma / alpha
 
-    @scalars
+    @inverse
     def time_of_rho(self, rho: Tensor) -> Tensor:
         """Time at which the noise-to-signal ratio has the given value: the inverse of :meth:`rho`."""
         return self.time_of_log_snr(-2 * rho.log())
@@ -96,11 +99,13 @@ class Isotropic(Diagonal):
         .. math:: x_s = \psi x_t + c \, e, \qquad \psi = \frac{\alpha_s}{\alpha_t}, \qquad
                   c = \alpha_s (\rho_s - \rho_t), \qquad \rho = \sigma/\alpha
         """
-        if (t, s) not in self._steps:
-            to, frm = number(s), number(t)
+        found = self._steps.get((t, s)) if type(t) is type(s) is float else None
+        if found is None:
+            t, s = self.check_time(t), self.check_time(s)
+            to, frm = self.at(s), self.at(t)
             psi = self._log_change(to, frm).exp().item()
-            remember(self._steps, (t, s), (psi, self._noise_factor(to, frm).item()))
-        return self._steps[t, s]
+            found = remember(self._steps, (t, s), (psi, self._noise_factor(to, frm).item()))
+        return found
 
     def singular(self, t: float) -> bool:
         """Whether there is no noise at time t."""
@@ -109,15 +114,15 @@ class Isotropic(Diagonal):
     # The same facts as matrices, shared with phase-space and per-frequency processes: (*t, 1, 1), float64.
     def F(self, t: Tensor | float) -> Tensor:
         """Drift matrix ``(*t, 1, 1)``."""
-        return _matrix(self._rates(number(t))[0])
+        return _matrix(self._rates(self.at(t))[0])
 
     def G(self, t: Tensor | float) -> Tensor:
         """Diffusion matrix ``(*t, 1, 1)``."""
-        return _matrix(self._rates(number(t))[1].sqrt())
+        return _matrix(self._rates(self.at(t))[1].sqrt())
 
     def integral_F(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Integral of F from ``frm`` to ``to``, ``(*t, 1, 1)``, without cancellation."""
-        return _matrix(self._log_change(number(to), number(frm)))
+        return _matrix(self._log_change(self.at(to), self.at(frm)))
 
     def transition(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Fundamental matrix of the drift from ``frm`` to ``to``, ``(*t, 1, 1)``."""
@@ -125,15 +130,15 @@ class Isotropic(Diagonal):
 
     def mean(self, t: Tensor | float) -> Tensor:
         """Factor on the clean data, ``(*t, 1, 1)``: alpha."""
-        return _matrix(self._signal(number(t))[0])
+        return _matrix(self._signal(self.at(t))[0])
 
     def cholesky(self, t: Tensor | float) -> Tensor:
         """Lower root of the covariance, ``(*t, 1, 1)``: sigma."""
-        return _matrix(self._signal(number(t))[1])
+        return _matrix(self._signal(self.at(t))[1])
 
     def statistic(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         r"""The state as clean data plus noise: the factor :math:`1/\alpha` and the level :math:`\sigma/\alpha`."""
-        alpha, sigma = self._signal(number(t))
+        alpha, sigma = self._signal(self.at(t))
         return _matrix(1 / alpha), sigma / alpha
 
     def _log_q(self, to: Tensor, frm: Tensor) -> Tensor:
@@ -143,7 +148,7 @@ class Isotropic(Diagonal):
 
     def prior_root(self) -> Tensor:
         """Standard deviation of the start states, ``(1, 1)``."""
-        return torch.full((1, 1), self.prior_std, dtype=torch.float64)
+        return torch.full((1, 1), self.prior_std, dtype=torch.float64, device="cpu")
 
 
 class VP(Isotropic):
@@ -156,6 +161,10 @@ class VP(Isotropic):
     Args:
         beta_min: rate at t = 0, per unit time.
         beta_max: rate at t = 1.
+        schedule: another schedule in place of the linear one.
+
+    Raises:
+        TypeError: a rate that is not a number. ValueError: rates that are not positive or too large, or decrease.
 
     Source: Song et al. 2021, arXiv:2011.13456, equation 11.
     """
@@ -163,40 +172,43 @@ class VP(Isotropic):
     t_end = 1e-3
     prior_std = 1.0
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+    def __init__(
+        self, beta_min: float = 0.1, beta_max: float = 20.0, *, schedule: Linear | Cosine | Table | None = None
+    ) -> None:
         super().__init__()
-        self.schedule: Linear | Cosine | Table = Linear(float(beta_min), float(beta_max))
-
-    @classmethod
-    def _of(cls, schedule: Cosine | Table) -> "VP":
-        process = cls()
-        process.schedule = schedule
-        process.unit = 1 / schedule.size if isinstance(schedule, Table) else None
-        process.calm_start = isinstance(schedule, Table)
-        return process
+        if not (schedule is None or hasattr(schedule, "log_alpha")):
+            raise WrongKind(f"schedule={arguments.shown(schedule)} is none, such as processes.schedules.Cosine()")
+        self.schedule = Linear(beta_min, beta_max) if schedule is None else schedule
+        self.unit = 1 / self.schedule.size if isinstance(self.schedule, Table) else None
+        self.calm_start = not isinstance(self.schedule, Cosine)
 
     @classmethod
     def cosine(cls, s: float = 0.008) -> "VP":
         """The cosine schedule with offset s; it ends at ``t_max``, where sigma/alpha is 2e4."""
-        return cls._of(Cosine(float(s)))
+        return cls(schedule=Cosine(s))
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> "VP":
         """A DDPM table: 0-based index k stands at t = (k + 1)/N and alpha^2 there is ``cumprod(1 - betas)[k]``."""
-        return cls._of(Table(betas))
+        return cls(schedule=Table(betas))
 
     @property
     def knots(self) -> Tensor:
         """Times at which a quadrature is cut: the levels of a table ``(N + 1,)``, or where a cosine steepens."""
         if isinstance(self.schedule, Cosine):
-            return self.time_of_log_snr(-2 * torch.arange(log(COSINE_RATIO), dtype=torch.float64))
+            return self.time_of_log_snr(-2 * torch.arange(log(COSINE_RATIO), dtype=torch.float64, device="cpu"))
         size = self.schedule.size if isinstance(self.schedule, Table) else -1
-        return torch.arange(size + 1, dtype=torch.float64) / size
+        return torch.arange(size + 1, dtype=torch.float64, device="cpu") / size
 
     @property
     def t_max(self) -> float:  # type: ignore[override]
         """Last time of the process."""
         return self.schedule.t_max
+
+    @property
+    def t_limit(self) -> float:  # type: ignore[override]
+        """Where the formulas of the schedule end."""
+        return self.schedule.t_limit
 
     def _signal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         log_alpha = self.schedule.log_alpha(t)
@@ -215,7 +227,7 @@ class VP(Isotropic):
         # rationalised: the difference of the squared ratios is an expm1
         return psi * torch.expm1(-2 * change) / (sigma_frm + sigma_to / psi)
 
-    @scalars
+    @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Time at which the log signal-to-noise ratio has the given value: the inverse of :meth:`log_snr`."""
         return self.schedule.time(torch.nn.functional.logsigmoid(log_snr) / 2, torch.exp(-log_snr / 2))
@@ -227,6 +239,9 @@ class VE(Isotropic):
     Args:
         sigma_max: noise level at the start of sampling.
 
+    Raises:
+        TypeError: not a number. ValueError: not above 0.002, or too large.
+
     Source: Song et al. 2021, arXiv:2011.13456, equation 9; time as noise level: Karras et al. 2022, arXiv:2206.00364.
     """
 
@@ -235,9 +250,8 @@ class VE(Isotropic):
 
     def __init__(self, sigma_max: float = 80.0) -> None:
         super().__init__()
-        if not self.t_end < sigma_max < float("inf"):
-            raise ValueError(f"sigma_max={sigma_max} must be finite and above {self.t_end}; the usual value is 80")
-        self.t_max = self.prior_std = float(sigma_max)
+        top = arguments.number("sigma_max", sigma_max, above=self.t_end, high=LARGEST_RATIO, usual=80)
+        self.t_max = self.prior_std = top
 
     def _signal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), t
@@ -251,7 +265,7 @@ class VE(Isotropic):
     def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
         return to - frm
 
-    @scalars
+    @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Time at which the log signal-to-noise ratio has the given value: the inverse of :meth:`log_snr`."""
         return torch.exp(-log_snr / 2)

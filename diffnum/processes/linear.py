@@ -6,36 +6,68 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from inspect import signature
+from math import inf
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffnum import arguments
+from diffnum.ambient import Frozen
 from diffnum.coefficients import Coefficient, act, ready
 from diffnum.devices import existing
+from diffnum.grids import FLOAT32
 from diffnum.noise import PRIOR, Seeded, seed_from
 
 ROOTS = ("R", "L")
 
 
 def scalars(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """Let a method on float64 tensors take Python floats as well, and give floats for floats."""
+    """Let a method of the time take floats, tensors, lists and arrays, and give floats for floats."""
 
     @wraps(function)
-    def wrapper(self: Any, *values: Tensor | float) -> Tensor | float:
-        result = function(self, *(number(v) for v in values))
-        return result.item() if all(isinstance(v, Real) for v in values) else result
+    def wrapper(self: Any, t: Any) -> Tensor | float:
+        result = function(self, self.at(t))
+        return result.item() if is_number(t) else result
 
     return wrapper
 
 
-def number(t: Any) -> Tensor:
-    """A time or level as a float64 tensor, where it stands; lists and arrays count as tensors."""
-    try:
-        return torch.as_tensor(t, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"t={t!r} is not a number or a tensor of numbers") from error
+def inverse(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """The same for a method that finds the time of a noise-to-signal ratio, or of its logarithm."""
+    name = list(signature(function).parameters)[1]
+    least = 0.0 if name == "rho" else -inf
+
+    @wraps(function)
+    def wrapper(self: Any, level: Any) -> Tensor | float:
+        if is_number(level):
+            if not level >= least:
+                raise ValueError(f"{name}={level} is no level of noise; it must be a number of at least {least:g}")
+            return function(self, torch.tensor(float(level), dtype=torch.float64, device="cpu")).item()
+        levels = tensor(name, level)
+        if levels.device.type == "cpu" and not bool((levels >= least).all()):
+            raise ValueError(f"{name} holds what is no level of noise; all must be numbers of at least {least:g}")
+        return function(self, levels)
+
+    return wrapper
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is given as a number, and not as a tensor, an array or a list."""
+    return isinstance(value, (float, Real)) and not isinstance(value, bool)
+
+
+def tensor(name: str, value: Any) -> Tensor:
+    """A tensor of real numbers in float64, where it stands; lists and arrays are read on the CPU.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(value, Tensor) and arguments.is_ordinary(value):
+        return value.to(torch.float64)
+    return arguments.dense(name, value)
 
 
 def remember(cache: dict[Any, Any], key: Any, value: Any) -> Any:
@@ -46,7 +78,7 @@ def remember(cache: dict[Any, Any], key: Any, value: Any) -> Any:
     return value
 
 
-class LinearProcess:
+class LinearProcess(Frozen):
     """A linear diffusion process; a subclass states F, G, transition, mean, cov and the roots of the covariance.
 
     All coefficients are float64 tensors ``(*t, *freq, k, k)``, ``mean`` ``(*t, *freq, k, 1)``; ``freq`` is ``(H, W)``
@@ -56,6 +88,7 @@ class LinearProcess:
     family: str
     t_max: float
     t_end: float
+    t_limit = 1e18  # coefficients are defined beyond t_max, up to here
     unit: float | None = None  # time between two entries of a discrete table, None for a continuous schedule
     time_is_rho = False  # whether t itself is sigma/alpha
     calm_start = True  # whether the noise prediction hardly changes with t near t_max; not where rho has a pole there
@@ -151,19 +184,20 @@ class LinearProcess:
         """Time at which the noise-to-signal ratio has the given value: the inverse of :meth:`rho`."""
         raise NotImplementedError
 
-    def log_snr(self, t: Any) -> Any:
+    @scalars
+    def log_snr(self, t: Tensor) -> Tensor:
         r"""Log signal-to-noise ratio :math:`-2 \log \rho(t)`; infinite where there is no noise."""
-        return -2 * number(self.rho(t)).log() if isinstance(t, Tensor) else -2 * number(self.rho(t)).log().item()
+        return -2 * self.rho(t).log()
 
-    def time_of_log_snr(self, log_snr: Any) -> Any:
+    @inverse
+    def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         """Time at which the log signal-to-noise ratio has the given value: the inverse of :meth:`log_snr`."""
-        ratio = (-number(log_snr) / 2).exp()
-        return self.time_of_rho(ratio if isinstance(log_snr, Tensor) else ratio.item())
+        return self.time_of_rho((-log_snr / 2).exp())
 
     @property
     def knots(self) -> Tensor:
         """Times at which a quadrature is cut; empty where coefficients are smooth and vary by order one."""
-        return torch.zeros(0, dtype=torch.float64)
+        return torch.zeros(0, dtype=torch.float64, device="cpu")
 
     def singular(self, t: float) -> bool:
         """Whether the noise has a direction without variance at time t, where no noise prediction exists."""
@@ -177,7 +211,9 @@ class LinearProcess:
             TypeError: the denoiser cannot serve this process.
         """
         if not hasattr(denoiser, "eps"):
-            raise TypeError(f"denoiser={denoiser!r} has no eps(x, sigma); wrap a model with dn.from_prediction")
+            raise TypeError(
+                f"denoiser={arguments.shown(denoiser)} has no eps(x, sigma); wrap a model with dn.from_prediction"
+            )
         return denoiser, denoiser.eps
 
     def root(self, t: Tensor | float, K: str) -> Tensor:
@@ -186,18 +222,48 @@ class LinearProcess:
         Raises:
             ValueError: another name.
         """
-        if K not in ROOTS:
-            raise ValueError(f"K={K!r} must be 'R' or 'L'")
-        return self.rotation_root(t) if K == "R" else self.cholesky(t)
+        return self.rotation_root(t) if arguments.option("K", K, ROOTS) == "R" else self.cholesky(t)
 
-    def check_time(self, t: float) -> None:
-        """Refuse a time outside the process.
+    def at(self, t: Any) -> Tensor:
+        """A time as a float64 tensor, as the formulas take it; values on an accelerator are not looked at.
 
         Raises:
-            ValueError: t is not in 0 ... t_max.
+            TypeError: no number, and no tensor, list or array of numbers.
+            ValueError: negative, not finite, or beyond ``t_limit``.
         """
-        if not 0 <= t <= self.t_max * (1 + 1e-9):
-            raise ValueError(f"t={t:.6g} is outside the process, which lives on 0 ... {self.t_max:.6g}")
+        if is_number(t):
+            return torch.tensor(arguments.number("t", t, 0.0, self.t_limit), dtype=torch.float64, device="cpu")
+        t = tensor("t", t)
+        if t.device.type == "cpu" and t.numel():
+            low, high = (end.item() for end in t.detach().aminmax())  # both pass NaN on
+            if not (low >= 0 and high <= self.t_limit):
+                raise ValueError(f"t has times from {low:.6g} to {high:.6g}; they must be finite and not negative")
+        return t
+
+    def check_time(self, t: Any) -> float:
+        """A time of the process as a float; one that float32 has rounded to above t_max is t_max.
+
+        Raises:
+            TypeError: not a number. ValueError: t is not in 0 ... t_max.
+        """
+        found = arguments.number("t", t)
+        if not 0 <= found <= self.t_max * (1 + FLOAT32):
+            raise ValueError(f"t={found:.6g} is outside the process, which lives on 0 ... {self.t_max:.6g}")
+        return min(found, self.t_max)
+
+    def row_times(self, t: Any, u: Tensor) -> Tensor:
+        """One time, or one per row of u, as a float64 tensor () or (B,); on the CPU no further than t_max.
+
+        Raises:
+            TypeError: no numbers. ValueError: neither one time nor one per row, or one outside the process.
+        """
+        t = self.at(t)
+        if t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, len(u))):
+            raise ValueError(f"t has shape {tuple(t.shape)}: give one time, or one per row, ({len(u)},)")
+        if t.device.type == "cpu":
+            self.check_time(t.detach().amax())
+            t = t.clamp_max(self.t_max)
+        return t.reshape(()) if t.numel() == 1 else t
 
     def forms(
         self, t: float, what: str, u: Tensor
@@ -206,8 +272,8 @@ class LinearProcess:
         key = (what, t, u.shape[0], u.dtype, u.device)
         found = self._forms.get(key)
         if found is None:
-            self._refuse_singular(t)
-            (row, level), field = self.statistic(t), self.expansion(t, what)
+            at = self._noisy(t)
+            (row, level), field = self.statistic(at), self.expansion(at, what)
             form = ready(row, u)
             found = (
                 None if isinstance(form, float) and form == 1 else form,
@@ -221,14 +287,26 @@ class LinearProcess:
         r"""``(F, gain)`` of the probability-flow velocity :math:`F u + \tfrac12 G G^T R^{-T} \epsilon_R`, cached."""
         key = ("velocity", t, len(u), u.dtype, u.device)
         if key not in self._forms:
-            self._refuse_singular(t)
-            return remember(self._forms, key, (ready(self.F(t), u), ready(self.gain(t), u)))
+            at = self._noisy(t)
+            return remember(self._forms, key, (ready(self.F(at), u), ready(self.gain(at), u)))
         return self._forms[key]
 
-    def _refuse_singular(self, t: float) -> None:
-        self.check_time(t)
+    def _noisy(self, t: float) -> float:
+        """A time of the process at which there is noise in all directions."""
+        t = self.check_time(t)
         if self.singular(t):
             raise ValueError(f"t={t} has no noise, so the noise prediction is undefined there; end the grid above it")
+        return t
+
+    def noisy(self, t: Tensor) -> Tensor:
+        """Times, if there is noise in all directions at each; values on an accelerator are not looked at.
+
+        Raises:
+            ValueError: the noise prediction is undefined at one of them.
+        """
+        if t.device.type == "cpu" and bool((t == 0).any()) and self.singular(0.0):
+            raise ValueError("t has a time without noise, where the noise prediction is undefined; keep above 0")
+        return t
 
     def coordinates(self, x0: Tensor) -> Tensor:
         """Data in the coordinates in which the process acts: the data themselves, or their DCT for blurring."""
@@ -239,11 +317,14 @@ class LinearProcess:
         return y
 
     def encode(self, x0: Tensor) -> Tensor:
-        """Data as a state."""
-        return self.coordinates(x0)
+        """Data as a state; TypeError for anything but a floating tensor ``(batch, *event)``."""
+        u = self.coordinates(arguments.state("x0", x0))
+        self.event_shape(u)
+        return u
 
     def decode(self, u: Tensor) -> Tensor:
-        """State as data."""
+        """State as data; TypeError or ValueError for anything but states of this process."""
+        self.event_shape(arguments.state("u", u))
         return self.data(u)
 
     def event_shape(self, u: Tensor) -> tuple[int, ...]:
@@ -262,7 +343,7 @@ class LinearProcess:
 
     def prior_root(self) -> Tensor:
         """Lower root of the covariance of the start states, ``(k, k)``."""
-        return torch.eye(1, dtype=torch.float64)
+        return torch.eye(1, dtype=torch.float64, device="cpu")
 
     def prior(
         self,
@@ -289,14 +370,10 @@ class LinearProcess:
 
         Raises:
             ValueError: a size that is not positive, or ``seed`` and ``generator`` together.
-            TypeError: a dtype that is not floating.
+            TypeError: a dtype other than float32, float64 and bfloat16. DiffnumError: more than the memory holds.
         """
-        if not isinstance(shape, Sequence) or not all(isinstance(n, int) for n in shape):
-            raise TypeError(f"shape={shape!r} must be (batch, *event), a tuple of integers")
-        if len(shape) < 2 or any(n < 1 for n in shape):
-            raise ValueError(f"shape={tuple(shape)} must be (batch, *event) with positive sizes")
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"dtype={dtype!r} is not a floating dtype; use torch.float32 or torch.float64")
+        shape = arguments.sizes("shape", shape, 2, "(batch, *event)")
+        arguments.precision("dtype=", dtype)
         if seed is not None and generator is not None:
             raise ValueError("seed and generator are both given; the start noise has one source, leave one out")
         source = Seeded(seed_from(generator) if seed is None else seed, indices, stream=PRIOR)
@@ -304,7 +381,7 @@ class LinearProcess:
 
     def perturb(self, x0: Tensor, t: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
         r"""Noisy data :math:`\text{mean}(t) x_0 + L_t n` at a time t, or at one time per row."""
-        noise, t = Seeded(seed_from(generator), stream=PRIOR)(self.encode(x0)), row_times(t, x0)
+        noise, t = Seeded(seed_from(generator), stream=PRIOR)(self.encode(x0)), self.row_times(t, x0)
         return act(self.mean(t), self.coordinates(x0)) + act(self.cholesky(t), noise)
 
 
@@ -328,6 +405,7 @@ class Diagonal(LinearProcess):
 
     def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
         r"""What the noise prediction contributes to the velocity: :math:`G^2/(2\sigma)`, ``(*t, *freq, 1, 1)``."""
+        t = self.noisy(self.at(t))
         return self.G(t) ** 2 / (2 * self.root(t, K))
 
     def expansion(self, t: Tensor | float, what: str) -> tuple[Tensor | None, Tensor | None]:
@@ -343,20 +421,7 @@ class Diagonal(LinearProcess):
         .. math:: \hat\Psi = \frac{\sigma_s}{\sigma_t} q^{\lambda^2}, \qquad P = \sigma_s^2 (1 - q^{2\lambda^2}),
                   \qquad q = \frac{\sigma_s/\alpha_s}{\sigma_t/\alpha_t}
         """
-        to, frm = number(to), number(frm)
+        to, frm, lam = self.at(to), self.at(frm), arguments.weight("lam", lam)
         log_q = self._log_q(to, frm)
         power = lam**2 * (log_q if lam else torch.zeros_like(log_q))  # at s = 0 log q is -inf, and 0 * inf a NaN
         return self.cholesky(to) / self.cholesky(frm) * power.exp(), self.cov(to) * -torch.expm1(2 * power)
-
-
-def row_times(t: Tensor | float, u: Tensor) -> Tensor | float:
-    """A time, or one time per row of u, as a process takes it.
-
-    Raises:
-        ValueError: neither one time nor one per row.
-    """
-    if not isinstance(t, Tensor):
-        return t
-    if t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, len(u))):
-        raise ValueError(f"t has shape {tuple(t.shape)}: give one time, or one per row, ({len(u)},)")
-    return t.reshape(()) if t.numel() == 1 else t

@@ -16,15 +16,19 @@ Critical damping makes the matrix of F a multiple of the identity plus a nilpote
 
 from collections.abc import Sequence
 from functools import cached_property
-from numbers import Real
+from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.coefficients import GAUSS_WEIGHTS, propagators
-from diffnum.processes.linear import LinearProcess, number, scalars
+from diffnum.processes.linear import LinearProcess, inverse, scalars
+from diffnum.processes.schedules import LARGEST_RATIO
 
+MOST = 1e6  # of a parameter; what any one of them leaves of the data decides
 NODES = len(GAUSS_WEIGHTS)  # per panel, in all quadratures of this module
 
 
@@ -36,11 +40,18 @@ class PhaseSpace(LinearProcess):
     t_max = 1.0
     t_end = 1e-3
 
-    def __init__(self, beta: tuple[float, float], Gamma: float, nu: float, start: tuple[float, float]) -> None:
+    def __init__(self, beta: tuple[float, float], Gamma: float, nu: float, kappa: float, eps: float) -> None:
         super().__init__()
-        beta_min, beta_max = beta
-        self.beta_min, self.beta_max, self.Gamma, self.nu, self.start = beta_min, beta_max, Gamma, nu, start
-        self.mass = 4 / (nu - Gamma) ** 2
+        self.beta_min, self.beta_max = beta
+        self.Gamma, self.nu, self.mass = Gamma, nu, 4 / (nu - Gamma) ** 2
+        eps = arguments.number("eps", eps, 0.0, MOST)
+        self.start = eps, arguments.number("kappa", kappa, above=0, high=MOST, usual=0.04) * self.mass + eps
+        ends = [self._level(_table(t)).item() for t in (self.t_end, self.t_max)]
+        if not 1 / LARGEST_RATIO < ends[0] < ends[1] < LARGEST_RATIO:
+            raise ValueError(
+                f"beta={beta}, Gamma={Gamma:g}, nu={nu:g} (mass {self.mass:g}), kappa={kappa}, eps={eps:g}: the noise "
+                f"would run from {ends[0]:g} to {ends[1]:g} times the data; take more usual numbers"
+            )
 
     # Everything below is a function of b, the integral of beta.
     @scalars
@@ -55,41 +66,43 @@ class PhaseSpace(LinearProcess):
 
     def F(self, t: Tensor | float) -> Tensor:
         """Drift matrix ``(*t, 2, 2)``."""
-        unit = torch.tensor([[-self.Gamma, 1 / self.mass], [-1.0, -self.nu]], dtype=torch.float64) / 2
-        return _spread(self.beta(number(t))) * unit.to(number(t).device)
+        t = self.at(t)
+        unit = _table([[-self.Gamma, 1 / self.mass], [-1.0, -self.nu]]) / 2
+        return _spread(self.beta(t)) * unit.to(t.device)
 
     def G(self, t: Tensor | float) -> Tensor:
         """Diffusion matrix ``(*t, 2, 2)``, diagonal."""
-        return self._diffusion(number(t)).sqrt()
+        return self._diffusion(self.at(t)).sqrt()
 
     def integral_F(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Integral of F from ``frm`` to ``to``, ``(*t, 2, 2)``, without cancellation."""
-        return self.F((number(to) + number(frm)) / 2) * _spread(number(to) - number(frm))
+        to, frm = self.at(to), self.at(frm)
+        return self.F((to + frm) / 2) * _spread(to - frm)
 
     def transition(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         r"""Fundamental matrix :math:`\Psi = e^{-(\Gamma + \nu) c/4} (I + \tfrac{c}{2} N)`, ``(*t, 2, 2)``.
 
         c is the integral of beta from ``frm`` to ``to``.
         """
-        to, frm = number(to), number(frm)
+        to, frm = self.at(to), self.at(frm)
         return self._psi((to - frm) * self.beta((to + frm) / 2))
 
     def propagator(self, c: float) -> Tensor:
         """The transition over a change c of b, ``(2, 2)``."""
-        return self._psi(number(c))
+        return self._psi(_table(c))
 
     def mean(self, t: Tensor | float) -> Tensor:
         """Factor on the clean data, ``(*t, 2, 1)``: the first column of the transition from 0."""
-        return self._psi(self.clock(number(t)))[..., :1]
+        return self._psi(self.clock(self.at(t)))[..., :1]
 
     def cov(self, t: Tensor | float) -> Tensor:
         """Covariance of the noise and of the initial momentum, ``(*t, 2, 2)``."""
-        xx, xm, mm, _ = self._covariance(self.clock(number(t)))
+        xx, xm, mm, _ = self._covariance(self.clock(self.at(t)))
         return _matrix([[xx, xm], [xm, mm]])
 
     def cholesky(self, t: Tensor | float) -> Tensor:
         """The lower triangular root L of the covariance, ``(*t, 2, 2)``."""
-        a, b, c = self._lower(self.clock(number(t)))
+        a, b, c = self._lower(self.clock(self.at(t)))
         return _matrix([[a, torch.zeros_like(a)], [b, c]])
 
     def rotation_root(self, t: Tensor | float) -> Tensor:
@@ -100,7 +113,7 @@ class PhaseSpace(LinearProcess):
 
         Source: the equation of R is that of Zhang, Tao and Chen 2023, arXiv:2206.05564; the rotation form is ours.
         """
-        return self.cholesky(t) @ self._rotation(number(t))
+        return self.cholesky(t) @ self._rotation(self.at(t))
 
     @scalars
     def angle(self, t: Tensor) -> Tensor:
@@ -109,7 +122,7 @@ class PhaseSpace(LinearProcess):
 
     def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
         r"""What the noise prediction contributes to the velocity, :math:`\tfrac12 G G^T K^{-T}`, ``(*t, 2, 2)``."""
-        t = number(t)
+        t = self.noisy(self.at(t))
         a, b, c = self._lower(self.clock(t))
         inverse = _matrix([[1 / a, -b / (a * c)], [torch.zeros_like(a), 1 / c]])  # L^{-T}, no difference inside
         self.root(0.5, K)  # refuses an unknown name
@@ -124,7 +137,7 @@ class PhaseSpace(LinearProcess):
         with a = :meth:`mean`. Given y the state says nothing more about the data, and y is data plus white noise of
         level s: one isotropic denoiser gives the exact score on phase space.
         """
-        _, adjugate, normal, det = self._split(number(t))
+        _, adjugate, normal, det = self._split(self.at(t))
         return (adjugate / normal[..., None])[..., None, :], (det / normal).sqrt()
 
     def expansion(self, t: Tensor | float, what: str) -> tuple[Tensor | None, Tensor | None]:
@@ -135,7 +148,7 @@ class PhaseSpace(LinearProcess):
 
         It keeps full precision in single precision, where :math:`\Sigma^{-1}(u - a D)` loses it.
         """
-        a, adjugate, normal, det = self._split(number(t))
+        a, adjugate, normal, det = self._split(self.at(t))
         n = torch.stack([-a[..., 1], a[..., 0]], -1)[..., None]
         b = (adjugate / (det * normal).sqrt()[..., None])[..., None]
         # K^T goes to the left factor: no entry is then a difference of large products
@@ -152,7 +165,8 @@ class PhaseSpace(LinearProcess):
         The equation is solved by collocation at the Gauss points of the quadrature, to rounding, and P is the
         integral: as the difference it would lose its small eigenvalue to cancellation.
         """
-        ends = torch.stack(torch.broadcast_tensors(number(to), number(frm)))
+        lam = arguments.weight("lam", lam)
+        ends = torch.stack(torch.broadcast_tensors(self.at(to), self.at(frm)))
         shape, edges = ends.shape[1:], ends.reshape(2, -1).mT.tolist()
 
         def drift(tau: Tensor) -> Tensor:
@@ -168,15 +182,15 @@ class PhaseSpace(LinearProcess):
     @scalars
     def rho(self, t: Tensor) -> Tensor:
         """Noise level that the denoiser sees: that of the sufficient statistic."""
-        return self.statistic(t)[1]
+        return self._level(t)
 
-    @scalars
+    @inverse
     def time_of_rho(self, rho: Tensor) -> Tensor:
         """Time at which the denoiser sees a noise level, by bisection in sqrt(t): the inverse of :meth:`rho`."""
         low, high = torch.zeros_like(rho), torch.full_like(rho, self.t_max**0.5)
         for _ in range(60):
             middle = (low + high) / 2
-            above = self.rho(middle**2) > rho
+            above = self._level(middle**2) > rho
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return high**2
 
@@ -186,8 +200,9 @@ class PhaseSpace(LinearProcess):
 
         An initial variance e is overtaken by that of the momentum's motion at a time of order sqrt(e).
         """
-        levels = torch.arange(4.0, self.clock(self.t_max), 4.0, dtype=torch.float64)
-        early = (self.start[0] / self.start[1]) ** 0.5 * 2 * self.mass * 4.0 ** torch.arange(12, dtype=torch.float64)
+        levels = torch.arange(1, ceil(self.clock(self.t_max) / 4), dtype=torch.float64, device="cpu") * 4
+        late = 4.0 ** torch.arange(12, dtype=torch.float64, device="cpu")
+        early = (self.start[0] / self.start[1]) ** 0.5 * 2 * self.mass * late
         levels = torch.cat([early[(early > 0) & (early < 0.01)], levels])
         slope = self.beta_max - self.beta_min
         return 2 * levels / (self.beta_min + (self.beta_min**2 + 2 * slope * levels).sqrt())
@@ -197,11 +212,13 @@ class PhaseSpace(LinearProcess):
         return t == 0 and self.start[0] == 0
 
     def encode(self, x0: Tensor) -> Tensor:
-        """Data as a state ``(batch, 2, *event)`` without momentum."""
+        """Data as a state ``(batch, 2, *event)`` without momentum; TypeError for anything but a floating tensor."""
+        x0 = arguments.state("x0", x0)
         return torch.stack([x0, torch.zeros_like(x0)], 1)
 
     def decode(self, u: Tensor) -> Tensor:
         """The position ``(batch, *event)``."""
+        self.event_shape(arguments.state("u", u))
         return u[:, 0]
 
     def event_shape(self, u: Tensor) -> tuple[int, ...]:
@@ -223,13 +240,13 @@ class PhaseSpace(LinearProcess):
 
     def prior_root(self) -> Tensor:
         """Root of the stationary covariance diag(1, M)."""
-        return torch.diag(torch.tensor([1.0, self.mass**0.5], dtype=torch.float64))
+        return torch.diag(_table([1.0, self.mass**0.5]))
 
     # ------------------------------------------------------------------------------------------------ closed forms
     @cached_property
     def _noise(self) -> Tensor:
         """G G^T per unit of b."""
-        return torch.diag(torch.tensor([self.Gamma, self.mass * self.nu], dtype=torch.float64))
+        return torch.diag(_table([self.Gamma, self.mass * self.nu]))
 
     def _diffusion(self, t: Tensor) -> Tensor:
         """G G^T, diagonal."""
@@ -270,6 +287,11 @@ class PhaseSpace(LinearProcess):
         adjugate = torch.stack([mm * a[..., 0] - xm * a[..., 1], xx * a[..., 1] - xm * a[..., 0]], -1)
         return a, adjugate, (adjugate * a).sum(-1), det
 
+    def _level(self, t: Tensor) -> Tensor:
+        """Noise level of the sufficient statistic."""
+        _, _, normal, det = self._split(t)
+        return (det / normal).sqrt()
+
     def _rotation(self, t: Tensor) -> Tensor:
         phi = self._angle(self.clock(t))
         return _matrix([[phi.cos(), phi.sin()], [-phi.sin(), phi.cos()]])
@@ -286,7 +308,7 @@ class PhaseSpace(LinearProcess):
         The angle turns by pi/2 within sqrt(initial variance), so panels shrink geometrically towards 0.
         """
         top = self.clock(self.t_max) ** 0.5 * (1 + 1e-6)
-        edges = torch.cat([torch.zeros(1, dtype=torch.float64), torch.logspace(-9, 0, 73, dtype=torch.float64) * top])
+        edges = torch.cat([_table([0.0]), torch.logspace(-9, 0, 73, dtype=torch.float64, device="cpu") * top])
         middle, half = (edges[1:] + edges[:-1]) / 2, edges.diff() / 2
         nodes = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
         r = middle[:, None] + half[:, None] * torch.from_numpy(nodes)
@@ -330,9 +352,9 @@ class CLD(PhaseSpace):
     final_lam = 1.0
 
     def __init__(self, beta: float = 4.0, mass: float = 0.25, kappa: float = 0.04, eps: float = 1e-6) -> None:
-        _check(beta=beta, mass=mass, kappa=kappa)
-        _check(zero=True, eps=eps)
-        super().__init__((2.0 * beta, 2.0 * beta), 0.0, 2 / mass**0.5, (float(eps), kappa * mass + eps))
+        rate = arguments.number("beta", beta, above=0, high=MOST, usual=4)
+        mass = arguments.number("mass", mass, 1 / MOST, MOST, usual=0.25)
+        super().__init__((2 * rate, 2 * rate), 0.0, 2 / mass**0.5, kappa, eps)
 
 
 class PSLD(PhaseSpace):
@@ -365,23 +387,19 @@ class PSLD(PhaseSpace):
         kappa: float = 0.04,
         eps: float = 0.0,
     ) -> None:
-        ends = (beta, beta) if isinstance(beta, (int, float)) else tuple(beta)
+        ends = beta if isinstance(beta, Sequence | np.ndarray) and not isinstance(beta, str) else (beta, beta)
         if len(ends) != 2:
-            raise ValueError(f"beta={beta!r} must be a number or a pair (beta_min, beta_max)")
-        _check(beta_min=ends[0], beta_max=ends[1], nu=nu, kappa=kappa)
-        _check(zero=True, Gamma=Gamma, eps=eps)
+            raise ValueError(f"beta={arguments.shown(beta)} must be a number or a pair (beta_min, beta_max)")
+        low, high = (arguments.number("beta", b, above=0, high=MOST) for b in ends)
+        Gamma = arguments.number("Gamma", Gamma, 0.0, MOST, usual=0.01)
+        nu = arguments.number("nu", nu, above=0, high=MOST, usual=4.01)
         if not Gamma < nu:
             raise ValueError(f"Gamma={Gamma}, nu={nu}: critical damping needs Gamma < nu; the usual pair is 0.01, 4.01")
-        mass = 4 / (nu - Gamma) ** 2
-        super().__init__((float(ends[0]), float(ends[1])), float(Gamma), float(nu), (float(eps), kappa * mass + eps))
+        super().__init__((low, high), Gamma, nu, kappa, eps)
 
 
-def _check(zero: bool = False, **values: float) -> None:
-    for name, value in values.items():
-        if not isinstance(value, Real):
-            raise TypeError(f"{name}={value!r} is not a number")
-        if not (0 < value < float("inf") or (zero and value == 0)):
-            raise ValueError(f"{name}={value} must be finite and {'not negative' if zero else 'positive'}")
+def _table(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def _spread(value: Tensor) -> Tensor:

@@ -1,31 +1,32 @@
 """The variance-preserving schedules: how :math:`\\log \\alpha` falls with time. All on float64 tensors.
 
 Each gives ``log_alpha(t)``, ``change(to, frm) = log alpha(to) - log alpha(frm)`` without cancellation,
-``beta(t) = -2 d(log alpha)/dt``, its inverse ``time(log_alpha, ratio)`` and ``t_max``.
+``beta(t) = -2 d(log alpha)/dt``, its inverse ``time(log_alpha, ratio)``, ``t_max``, and ``t_limit`` up to where the
+formulas go on.
 """
 
-from dataclasses import dataclass
-from math import atan, cos, pi, sqrt, tan
+from math import atan, cos, log, pi, sqrt, tan
 
 import torch
 from torch import Tensor
 
+from diffnum import arguments
+from diffnum.ambient import Frozen
+
 COSINE_RATIO = 2e4  # sigma/alpha at the end of the cosine schedule, where alpha would reach 0
+LARGEST_RATIO = 1e18  # of sigma and alpha at the end of any process: single precision still holds its square
 
 
-@dataclass(frozen=True)
-class Linear:
+class Linear(Frozen):
     r"""Linear rate :math:`\beta(t) = \beta_0 + (\beta_1 - \beta_0) t` (Song et al. 2021, arXiv:2011.13456)."""
 
-    beta_min: float
-    beta_max: float
-    t_max: float = 1.0
+    t_max, t_limit = 1.0, LARGEST_RATIO
 
-    def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max < float("inf"):
-            raise ValueError(
-                f"beta_min={self.beta_min}, beta_max={self.beta_max}: need 0 < beta_min <= beta_max, both finite"
-            )
+    def __init__(self, beta_min: float, beta_max: float) -> None:
+        self.beta_min = arguments.number("beta_min", beta_min, above=0, usual=0.1)
+        pair = f"beta_min={self.beta_min:g}, beta_max"
+        self.beta_max = arguments.number(pair, beta_max, self.beta_min, usual=20)
+        _check_end(f"{pair}={self.beta_max:g}", (self.beta_min + self.beta_max) / 4)
 
     def beta(self, t: Tensor) -> Tensor:
         """Noise rate."""
@@ -46,18 +47,16 @@ class Linear:
         return 2 * twice / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * slope * twice))
 
 
-@dataclass(frozen=True)
-class Cosine:
+class Cosine(Frozen):
     r""":math:`\alpha(t) = \cos\theta(t)/\cos\theta(0)`, :math:`\theta = \frac{t + s}{1 + s} \frac{\pi}{2}`.
 
     Source: Nichol and Dhariwal 2021, arXiv:2102.09672, equation 17.
     """
 
-    s: float
+    t_limit = 1.0  # nothing is left of the data there
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.s < float("inf"):
-            raise ValueError(f"s={self.s} must be finite and not negative; the usual offset is 0.008")
+    def __init__(self, s: float = 0.008) -> None:
+        self.s = arguments.number("s", s, 0.0, 100.0, usual=0.008)
 
     @property
     def t_max(self) -> float:
@@ -105,21 +104,22 @@ class Cosine:
         return difference * (2 * (1 + self.s) / pi)
 
 
-class Table:
+class Table(Frozen):
     r"""A DDPM table of betas: :math:`\alpha^2 = \prod (1 - \beta_i)` at :math:`t = (k + 1)/N`, log-linear in between.
 
     Source: Ho et al. 2020, arXiv:2006.11239.
     """
 
-    t_max = 1.0
+    t_max, t_limit = 1.0, LARGEST_RATIO
 
     def __init__(self, betas: Tensor) -> None:
-        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+        betas = arguments.dense("betas", betas)
         if betas.ndim != 1 or len(betas) < 1 or not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(f"betas of shape {tuple(betas.shape)} must be a 1-d table of numbers between 0 and 1")
         self.size = len(betas)
         levels = torch.cumsum(torch.log1p(-betas), 0) / 2
-        self.knots = torch.cat([torch.zeros(1, dtype=torch.float64), levels])
+        _check_end(f"betas of shape ({self.size},)", -levels[-1].item())
+        self.knots = torch.cat([levels.new_zeros(1), levels])
         self.rates = -2 * self.size * torch.diff(self.knots)
 
     def _cell(self, t: Tensor) -> Tensor:
@@ -144,3 +144,9 @@ class Table:
         falling = -self.knots.to(log_alpha.device)
         cell = (torch.searchsorted(falling, -log_alpha.contiguous()) - 1).clamp(0, self.size - 1)
         return (cell + (-log_alpha - falling[cell]) / (falling[cell + 1] - falling[cell])) / self.size
+
+
+def _check_end(what: str, loss: float) -> None:
+    """Refuse a schedule that leaves less of the data than single precision can tell; loss is -log alpha at the end."""
+    if not loss <= log(LARGEST_RATIO):
+        raise ValueError(f"{what}: sigma/alpha would end at e^{loss:.3g}, above {LARGEST_RATIO:g}; use smaller rates")

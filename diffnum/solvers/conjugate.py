@@ -25,24 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum.arguments import rate
 from diffnum.coefficients import combine, on_grid, propagators
 from diffnum.problem import Problem
 from diffnum.runner import method
 
 PAPER = "Pandey, Rudolph and Mandt 2023, arXiv:2310.07894"
 KINDS = ("zero", "lambda", "lambda_ones")
-
-
-def finite(option: str, value: Any) -> None:
-    """Refuse what is not a finite number.
-
-    Raises:
-        TypeError: not a number. ValueError: infinite or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{option}={value!r} must be a number")
-    if not abs(value) < float("inf"):
-        raise ValueError(f"{option}={value!r} must be finite")
 
 
 def conjugate_weights(
@@ -67,7 +56,7 @@ def conjugate_weights(
         two float64 tensors ``(n, k, k)``.
     """
     k = process.mean(process.t_max).shape[-2]
-    unit = torch.eye(k, dtype=torch.float64)
+    unit = torch.eye(k, dtype=torch.float64, device="cpu")
     part = unit if rows is None else unit[list(rows)].mT @ unit[list(rows)]
     matrix = (
         part @ {"zero": torch.zeros_like(unit), "lambda": lam * unit, "lambda_ones": lam * torch.ones_like(unit)}[B]
@@ -77,7 +66,7 @@ def conjugate_weights(
     )
     gained = torch.einsum("mj,mjpq,mjqr->mpr", -weights, inside, part @ process.gain(tau, K))
     noise = torch.zeros_like(through).index_add_(0, owner, gained)
-    h = torch.tensor([t - s for t, s in edges], dtype=torch.float64)
+    h = torch.tensor([t - s for t, s in edges], dtype=torch.float64, device="cpu")
     return through @ (unit - h[:, None, None] * matrix), noise
 
 
@@ -87,7 +76,7 @@ def conjugate_weights(
     paper=f"{PAPER}, lambda-DDIM",
     families=("isotropic", "phase_space"),
     exact_for="a point mass, with B = 0 and on phase space K = R",
-    values={"B": KINDS, "lam": finite, "K": ("L", "R")},
+    values={"B": KINDS, "lam": rate, "K": ("L", "R")},
     register=True,
 )
 def conjugate(
@@ -135,7 +124,7 @@ def substeps(
     nfe=lambda n, **options: n,
     paper=f"{PAPER}, conjugate symplectic Euler",
     families=("phase_space",),
-    values={"B": KINDS, "lam": finite, "first": ("position", "momentum")},
+    values={"B": KINDS, "lam": rate, "first": ("position", "momentum")},
     register=True,
 )
 def conjugate_symplectic_euler(
@@ -164,7 +153,7 @@ def conjugate_symplectic_euler(
     paper=f"{PAPER}, conjugate velocity Verlet",
     families=("phase_space",),
     reaches_zero=lambda n, **options: False,
-    values={"B": KINDS, "lam": finite},
+    values={"B": KINDS, "lam": rate},
     register=True,
 )
 def conjugate_velocity_verlet(

@@ -18,12 +18,14 @@ Every phi for which psi = phi(x)/x does not decrease gives an SDE with the margi
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from math import exp, expm1, factorial, isfinite, log, log10
+from math import exp, expm1, factorial, log, log10
 from typing import Any
 
 from torch import Tensor
 
+from diffnum.arguments import number, shown
 from diffnum.coefficients import GAUSS_NODES, GAUSS_WEIGHTS, combine, panels
+from diffnum.errors import WrongKind
 from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import method
@@ -54,10 +56,16 @@ def noise_scale(phi: str | Scale) -> Scale:
     if callable(phi):
         return phi
     if not isinstance(phi, str):
-        raise TypeError(f"phi={phi!r} must be a formula of dn.solvers.noise_scales or a function psi(x) = phi(x)/x")
+        raise WrongKind(f"phi={shown(phi)} must be a formula of dn.solvers.noise_scales or a function psi(x)")
     if phi not in noise_scales:
-        raise ValueError(f"phi={phi!r} must be one of {', '.join(map(repr, noise_scales))}, or a function psi(x)")
+        raise ValueError(f"phi={shown(phi)} must be one of {', '.join(map(repr, noise_scales))}, or a function psi(x)")
     return noise_scales[phi]
+
+
+def known_scale(option: str, phi: str | Scale) -> str | Scale:
+    """The noise scale function as it is given, if there is one."""
+    noise_scale(phi)
+    return phi
 
 
 class _Admissible:
@@ -68,10 +76,11 @@ class _Admissible:
 
     def __call__(self, x: float) -> float:
         if x not in self.seen:
-            value = self.psi(x)
-            if not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
-                raise ValueError(f"phi={self.name!r}: psi({x:.6g}) = {value!r}, but it must be a positive number")
-            self.seen[x] = float(value)
+            try:
+                value = self.psi(x)
+            except ArithmeticError as error:
+                raise ValueError(f"phi={shown(self.name)}: psi({x:.6g}) fails ({error}); take another scale") from error
+            self.seen[x] = number(f"phi={shown(self.name)}: psi({x:.6g})", value, above=0)
         return self.seen[x]
 
     def check(self) -> None:
@@ -201,7 +210,7 @@ def _clock(process: Any, phi: str | Scale = "x(exp(x^0.3)+10)", **options: Any) 
     exact_for="a point mass with the ODE scale",
     values={
         "order": (1, 2, 3),
-        "phi": lambda option, value: noise_scale(value),
+        "phi": known_scale,
         "quadrature": ("gauss", "riemann100"),
         "derivative": ("corrected", "paper"),
         "clip_variance": (False, True),
@@ -241,7 +250,8 @@ def er_sde(
     Raises:
         ValueError: psi is not positive or decreases inside the grid: no SDE has this phi.
     """
-    table = admissible_weights(problem.process, tuple(times), phi, order, quadrature, derivative, clip_variance)
+    weights_of = admissible_weights if isinstance(phi, str) else admissible_weights.__wrapped__  # a function may change
+    table = weights_of(problem.process, tuple(times), phi, order, quadrature, derivative, clip_variance)
     random, past = any(weights[-1] for weights in table), []
     for t, (linear, *frozen, scale) in zip(times, table, strict=False):
         past = [problem.x0(u, t), *past[: order - 1]]

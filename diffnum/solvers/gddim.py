@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum.arguments import weight
 from diffnum.coefficients import combine, exponential_weights, on_grid
 from diffnum.noise import Noise
 from diffnum.problem import Problem
-from diffnum.runner import EVERY, method, weight
+from diffnum.runner import EVERY, method
 from diffnum.solvers.reverse_sde import frozen_clock, frozen_data
 
 PAPER = "Zhang, Tao and Chen 2023, arXiv:2206.05564"
@@ -52,7 +53,7 @@ def _order(
 
 def multistep(process: Any, times: Sequence[float], order: int, K: str, ahead: bool) -> list[list[Tensor]]:
     """For every step the coefficients of the state and of the noise predictions; see ``exponential_weights``."""
-    grid = torch.tensor(times, dtype=torch.float64)
+    grid = torch.tensor(times, dtype=torch.float64, device="cpu")
     weights = exponential_weights(process, times, order, K, ahead)
     return [[A, *C] for A, C in zip(process.transition(grid[1:], grid[:-1]), weights, strict=True)]
 

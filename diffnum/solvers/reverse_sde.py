@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum.arguments import weight
 from diffnum.coefficients import combine, lower_root, on_grid
 from diffnum.noise import Noise
 from diffnum.problem import Problem
-from diffnum.runner import EVERY, method, weight
+from diffnum.runner import EVERY, method
 
 
 @method(
@@ -53,10 +54,10 @@ def euler_maruyama(
 
 def euler_weights(process: Any, times: Sequence[float], lam: float) -> Iterable[tuple[Tensor, ...]]:
     """For every step of :func:`euler_maruyama` the coefficients of state, noise prediction and draw."""
-    grid = torch.tensor(times, dtype=torch.float64)
+    grid = torch.tensor(times, dtype=torch.float64, device="cpu")
     F = process.F(grid[:-1])
     h = -grid.diff().reshape(-1, *(1,) * (F.ndim - 1))
-    unit = torch.eye(F.shape[-1], dtype=torch.float64)
+    unit = torch.eye(F.shape[-1], dtype=torch.float64, device="cpu")
     factors = unit - h * F, -h * (1 + lam**2) * process.gain(grid[:-1]), lam * h.sqrt() * process.G(grid[:-1])
     return zip(*factors, strict=True)
 
@@ -77,7 +78,7 @@ def frozen_data(problem: Problem, u: Tensor, times: list[float], lam: float, noi
 
 def frozen_weights(process: Any, times: Sequence[float], lam: float) -> Iterable[tuple[Tensor, ...]]:
     """For every step of :func:`frozen_data` the coefficients of state, noise prediction and draw."""
-    grid = torch.tensor(times, dtype=torch.float64)
+    grid = torch.tensor(times, dtype=torch.float64, device="cpu")
     frm, to = grid[:-1], grid[1:]
     through, P = process.reverse_step(to, frm, lam)
     direct = process.transition(to, frm)

@@ -29,10 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum.arguments import weight
 from diffnum.coefficients import combine, lower_root, on_grid
 from diffnum.noise import Noise
 from diffnum.problem import Problem
-from diffnum.runner import method, weight
+from diffnum.runner import method
 
 PAPER = "Pandey, Rudolph and Mandt 2023, arXiv:2310.07894"
 PHASE_SPACE = ("phase_space",)
@@ -63,9 +64,9 @@ class Parts:
         pull = self.w * self.nu * h / 2
         return combine((1 + pull, h / 2, self.mass * pull), (m, x, sm), out)
 
-    def O(self, u: Tensor, z: Tensor, h: float, lam_s: float = 1.0, out: Tensor | None = None) -> Tensor:  # noqa: E743
+    def O(self, u: Tensor, z: Tensor, h: float, lam_s: float = 1.0) -> Tensor:  # noqa: E743
         """Exact step of the Ornstein-Uhlenbeck part; ``lam_s`` scales the rate of the position's noise."""
-        (x, m), (zx, zm), new = u.unbind(1), z.unbind(1), torch.empty_like(u) if out is None else out
+        (x, m), (zx, zm), new = u.unbind(1), z.unbind(1), torch.empty_like(u)
         spread_x = (-expm1(-lam_s * self.Gamma * h)) ** 0.5
         spread_m = (-self.mass * expm1(-self.nu * h)) ** 0.5
         combine((exp(-self.Gamma * h / 2), spread_x), (x, zx), new[:, 0])
@@ -85,7 +86,7 @@ def steps(process: Any, times: Sequence[float]) -> Iterator[tuple[float, float, 
 
 @lru_cache(maxsize=64)
 def _steps(process: Any, times: tuple[float, ...]) -> list[tuple[float, float, float]]:
-    b = process.clock(torch.tensor(times, dtype=torch.float64)).tolist()
+    b = process.clock(torch.tensor(times, dtype=torch.float64, device="cpu")).tolist()
     return [(t, s, now - then) for (t, s), (now, then) in zip(pairwise(times), pairwise(b), strict=True)]
 
 
@@ -130,7 +131,8 @@ def matrices(
     Substeps that share a score are linear in state, score and draw together; their matrices are what they do to unit
     vectors.
     """
-    p, units = parts(process, w), torch.eye(2 * inputs, dtype=torch.float64).view(2 * inputs, inputs, 2).unbind(1)
+    unit = torch.eye(2 * inputs, dtype=torch.float64, device="cpu")
+    p, units = parts(process, w), unit.view(2 * inputs, inputs, 2).unbind(1)
     for _, _, h in steps(process, times):
         yield step(p, h, *units, *options).mT.split(2, dim=1)
 
@@ -334,7 +336,8 @@ def bao(problem: Problem, u: Tensor, times: list[float], lam_s: float = 1.0, *, 
     p = parts(problem.process, 2)
     for t, _, h in steps(problem.process, times):
         u = naive(p, problem, u.clone(), t, ("B", h), ("A", h))
-        yield p.O(u, noise(u), h, lam_s, out=u)
+        u = p.O(u, noise(u), h, lam_s)
+        yield u
 
 
 @_splitting("reduced BAO", 1)
@@ -410,11 +413,11 @@ def symmetric(process: Any, times: Sequence[float]) -> Iterator[tuple[Tensor, ..
     These are E and L for state and draw, then those for state, score and draw.
     """
     stationary = process.prior_root() @ process.prior_root().mT
-    unit = torch.eye(2, dtype=torch.float64)
+    unit = torch.eye(2, dtype=torch.float64, device="cpu")
     # the transition of the process with the rotation reversed
-    mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64))
+    mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64, device="cpu"))
     for _, _, h in steps(process, times):
         E = mirror @ process.propagator(h / 2) @ mirror
         L = lower_root(stationary - E @ stationary @ E.mT + 1e-9 * unit)
-        pull = h * torch.diag(torch.tensor([process.Gamma, process.mass * process.nu], dtype=torch.float64))
+        pull = torch.diag(h * unit.new_tensor([process.Gamma, process.mass * process.nu]))
         yield E, L, E @ (unit + pull @ stationary.inverse()), E @ pull, L
