@@ -37,8 +37,8 @@ from diffnum.solvers import find, solve
 BATCH = 50  # images per network call; part of a recipe, since rounding depends on it
 STATISTICS = "cifar10-reference"
 
-# Images lie in [-1, 1]. Standard normal noise, what VP starts from, is beyond 2 in 4.6 % of its numbers. Coarse steps that
-# still gave pictures reached 2 %, noise of size 1 left on purpose 7 %, and runs that blew up from 13 % to 99 %.
+# Images lie in [-1, 1]. Standard normal noise, what VP starts from, is beyond 2 in 4.6 % of its numbers. Coarse steps
+# that still gave pictures reached 2 %, noise of size 1 left on purpose 7 %, runs that blew up 13 % to 99 %.
 FAR, TOO_MANY = 2.0, 0.1
 
 
