@@ -82,11 +82,15 @@ class Problem(Frozen):
             return e
         return combine((b,), (e,)) if A is None else combine((A, b), (u, e))
 
-    def _evaluate(self, function: Callable[..., Tensor], x: Tensor, level: Any) -> Tensor:
-        """One evaluation, counted. What comes back is checked the first time in a run."""
+    def count(self) -> None:
+        """Count one evaluation: fields do so themselves, what asks the denoiser for the problem has to say so."""
         with COUNTING:
             for count in self._counts:
                 count.n += 1
+
+    def _evaluate(self, function: Callable[..., Tensor], x: Tensor, level: Any) -> Tensor:
+        """One evaluation, counted. What comes back is checked the first time in a run."""
+        self.count()
         out = function(x, level)
         if not self._counts[0].met:
             same = isinstance(out, Tensor) and (out.shape, out.dtype, out.device) == (x.shape, x.dtype, x.device)

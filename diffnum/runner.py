@@ -38,7 +38,7 @@ def method(
     order: int | Callable[..., int] | None = None,
     weak_order: int | Callable[..., int] | None = None,
     strong_order: int | Callable[..., int] | None = None,
-    nfe: Callable[..., int],
+    nfe: Callable[..., int] | None,
     paper: str,
     kind: str = "ode",
     families: tuple[str, ...] = ("isotropic",),
@@ -56,7 +56,7 @@ def method(
     - ``order(grid="log_snr", process=None, **options)``: global order of convergence on a grid of that name, and
       ``weak_order``, ``strong_order`` of stochastic solvers, functions of the same arguments (None: nothing claimed;
       ``order`` is then the weak order),
-    - ``nfe(n, **options)``: evaluations that n steps cost,
+    - ``nfe(n, **options)``: evaluations that n steps cost (None: an adaptive method, counted and not claimed),
     - ``kind`` ("ode" or "sde"), ``families`` of processes, ``exact_for``, ``paper``,
     - ``reaches_zero(n, **options)``: whether n steps may end at t = 0,
     - ``values``: what each option may be, where that is a short list.
@@ -66,7 +66,8 @@ def method(
             of ``start``, the first time, where it depends on that). None for a stochastic solver.
         weak_order: order in which mean and covariance converge, for a stochastic solver.
         strong_order: order in which paths converge, driven by the same Brownian motion.
-        nfe: number of evaluations as a function of the number of steps and of the options.
+        nfe: number of evaluations as a function of the number of steps and of the options. None for an adaptive
+            method, whose evaluations are counted and not claimed; it yields at the times of the grid alone.
         paper: author, year, arXiv id, and equation or algorithm.
         kind: "ode" or "sde".
         families: families of processes that the method integrates.

@@ -1,7 +1,7 @@
 """A checkout that is copied, moved or looked at from its parent folder, and what the package contains once built.
 
-The checkout of these tests is the real Makefile and pyproject.toml around a package of two files, in an environment that
-holds pip and setuptools of the one that runs the tests: nothing is downloaded.
+The checkout of these tests is the real Makefile and pyproject.toml around a package of two files, in an environment
+that holds pip and setuptools of the one that runs the tests: nothing is downloaded.
 """
 
 import os

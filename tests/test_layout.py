@@ -46,10 +46,15 @@ FLOORS = {
     "measure.convergence": 5.1,
     "measure.stochastic": 5.2,
     "measure.work": 5.2,
-    "measure.analysis": 5.3,  # the public names of the four above
+    "measure.standard": 5.2,
+    "measure.analysis": 5.3,  # the public names of the five above
     "measure.checks": 5.4,
     "measure": 5.5,
-    "claims": 6,
+    "claims.verdicts": 5.6,
+    "claims.store": 5.7,
+    "claims.measure": 5.8,
+    "claims": 5.9,
+    "claims.__init__": 6,
     "classroom": 6,
     "interop": 6,
     "images.data": 6,
@@ -72,7 +77,7 @@ FLOORS = {
     "cli.__main__": 7.3,
     "__main__": 7.3,
 }
-SHARED_INSIDE = {"processes", "denoisers", "derive"}  # files of these packages may import each other
+SHARED_INSIDE = {"processes", "denoisers", "derive", "classroom"}  # files of these packages may import each other
 LINES = 450  # of a file of the library: a reader takes in one screen after another, not a thousand lines
 TOO_LONG = {"diffnum/images/train.py"}  # being split
 FORBIDDEN_IN_SOLVERS = {"sympy", "matplotlib", "PIL", "typer", "rich", "safetensors", "pooch"}
@@ -160,8 +165,8 @@ def floor_violations(path: Path) -> list[str]:
             continue
         target = resolve(name.partition(".")[2])
         if target.startswith("derive"):
-            if floor_of(module) < 7:
-                bad.append(f"{module} imports {name}: the two towers meet only in tests and notebooks")
+            if floor_of(module) < 5.9:
+                bad.append(f"{module} imports {name}: the two towers meet only in claims, tests and notebooks")
             continue
         target_top = target.split(".")[0]
         if target == module or (top in SHARED_INSIDE and target_top == top):

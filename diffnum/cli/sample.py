@@ -82,7 +82,8 @@ def sample(
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
     labels = classes(label)
-    columns = columns or (len(labels) if len(labels or ()) > 1 else None)
+    if columns is None and labels is not None and len(labels) > 1:
+        columns = len(labels)
     out = writable(out, ".png", ".npz", size=number * 3072)
     arrays = out if out.suffix.lower() == ".npz" else None
     if arrays is None:

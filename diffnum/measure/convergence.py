@@ -18,7 +18,9 @@ from diffnum.problem import Problem, given_problem
 from diffnum.runner import Solution, Solver, draws_noise
 from diffnum.solvers import find, solve
 
-FLOOR = 1e-11  # below this an error may be rounding, in the solver or in the reference, and says nothing about order
+# Below this an error says nothing about order: it is a hundred times the tolerance of the reference, and for states of
+# size 1 many times what thousands of steps lose by rounding.
+FLOOR = 1e-11
 
 
 def local_slopes(steps: Sequence[int], errors: Sequence[float]) -> list[float]:
@@ -39,6 +41,7 @@ class Convergence:
         by_start: error of each start state, ``(len(steps), batch)``; ``median`` is its median over starts.
             (From :func:`weak_convergence`: the errors of mean and covariance.)
         claim: the order that the solver claims for this grid and these options, or None.
+        ends: noise levels sigma/alpha at both ends of the grids, on images those of their mean.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Convergence:
     errors: tuple[float, ...]
     by_start: Tensor = field(repr=False, compare=False)
     claim: int | None = None
+    ends: tuple[float, float] | None = None
 
     @property
     def median(self) -> tuple[float, ...]:
@@ -117,7 +121,7 @@ def convergence(
     runs = [solve(problem, solver, u, times, **options) for times in grids]
     function = find(solver)
     claimed = claimed_order(function, problem.process, grids[-1], **options)
-    return compared(name_of(function, **options), steps, runs, truth, claimed)
+    return compared(name_of(function, **options), steps, runs, truth, claimed, levels_of(grids[-1], problem.process))
 
 
 def given_truth(truth: Any, u: Tensor) -> Tensor | None:
@@ -145,12 +149,22 @@ def rehearse(problem: Problem, solver: str | Solver, u: Tensor, grids: Sequence[
 
 
 def compared(
-    name: str, steps: tuple[int, ...], runs: Sequence[Solution], truth: Tensor, claim: int | None
+    name: str,
+    steps: tuple[int, ...],
+    runs: Sequence[Solution],
+    truth: Tensor,
+    claim: int | None,
+    ends: tuple[float, float],
 ) -> Convergence:
     """Runs with more and more steps against the one state at which they should end."""
     wrong = torch.stack([(run.u.double() - truth).flatten(1).square().mean(1).sqrt() for run in runs])
     errors = tuple(rms(row) for row in wrong)
-    return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claim)
+    return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claim, ends)
+
+
+def levels_of(times: Tensor, process: Any) -> tuple[float, float]:
+    """The noise levels sigma/alpha at both ends of a grid."""
+    return process.rho(times[0].item()), process.rho(times[-1].item())
 
 
 def claimed_order(solver: Solver, process: Any, times: Tensor, what: str = "order", **options: Any) -> int | None:

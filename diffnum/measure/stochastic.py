@@ -12,7 +12,7 @@ from diffnum import arguments
 from diffnum.coefficients import act
 from diffnum.denoisers import Gaussian
 from diffnum.grids import check_times
-from diffnum.measure.convergence import Convergence, claimed_order, compared, name_of, same_ends
+from diffnum.measure.convergence import Convergence, claimed_order, compared, levels_of, name_of, same_ends
 from diffnum.noise import Brownian
 from diffnum.problem import Problem, given_problem
 from diffnum.runner import Solver, draws_noise
@@ -104,7 +104,8 @@ def weak_convergence(
     by_start = torch.stack(wrong)
     claimed = claimed_order(function, problem.process, grids[-1], **options)
     errors = tuple(by_start.amax(1).tolist())
-    return Convergence(name_of(function, **options), steps, tuple(nfe), errors, by_start, claimed)
+    ends = levels_of(grids[-1], problem.process)
+    return Convergence(name_of(function, **options), steps, tuple(nfe), errors, by_start, claimed, ends)
 
 
 def strong_convergence(
@@ -153,7 +154,8 @@ def strong_convergence(
     last = solve(problem, function, u, grids[-1], noise=path.on(grids[-1]), **(options if truth is None else truth)).u
     runs = [solve(problem, function, u, times, noise=path.on(times), **options) for times in grids[:-1]]
     claimed = claimed_order(function, problem.process, grids[-1], "strong_order", **options)
-    return compared(name_of(function, **options), steps, runs, last.double(), claimed)
+    ends = levels_of(grids[-1], problem.process)
+    return compared(name_of(function, **options), steps, runs, last.double(), claimed, ends)
 
 
 class _Impulses:
