@@ -118,7 +118,8 @@ def counts(name: str, values: Any) -> tuple[int, ...]:
     Raises:
         WrongKind: not a sequence of whole numbers. ValueError: out of range, none, or not increasing.
     """
-    found = tuple(whole(name, value) for value in _each(name, values, "10, 20, 40"))
+    say = f"{name} must be positive and increase: {name}"
+    found = tuple(whole(say, value) for value in _each(name, values, "10, 20, 40"))
     if not found or any(a >= b for a, b in pairwise(found)):
         raise ValueError(f"{name}={found} must be positive and increase")
     return found

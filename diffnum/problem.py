@@ -1,6 +1,5 @@
 """A problem: one process, one denoiser, and the fields a solver integrates. Evaluations are counted here alone."""
 
-import copy
 from collections.abc import Callable
 from math import isfinite
 from threading import Lock
@@ -61,9 +60,7 @@ class Problem(Frozen):
 
         Its count is its own and begins at 0; what it counts is counted here too.
         """
-        run = copy.copy(self)
-        vars(run)["_counts"] = [_Count((u.shape, u.dtype)), *self._counts]
-        return run
+        return self.changed(_counts=[_Count((u.shape, u.dtype)), *self._counts])
 
     def __repr__(self) -> str:
         return f"Problem({self.process!r}, {type(self.denoiser).__name__}, nfe={self.nfe})"
