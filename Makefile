@@ -11,6 +11,8 @@ VENV        ?= .venv
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
 WORKERS     ?= 2
+LAB         ?=
+ONLY        ?=
 
 SHELL  := /bin/sh
 BIN     = $(VENV)/bin
@@ -34,14 +36,18 @@ TESTS    := $(call tree,tests)
 LABS     := $(call tree,notebooks)
 PAGES    := $(call tree,book) _config.yml _toc.yml
 
+# LAB is a path or a bare name; without it all.
+CHOSEN    = $(if $(LAB),$(firstword $(wildcard $(LAB) notebooks/$(LAB) notebooks/$(LAB).ipynb)),notebooks/*.ipynb)
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup core sample test lint types unit notebooks book lab gpu bench quality gallery format execute clean distclean
+.PHONY: help setup core sample test lint types unit notebooks book portable portable-quick lab gpu-check gpu-train \
+  bench quality claims gallery format execute clean distclean
 
 help: ## show this list
 	@echo "diffnum: diffusion samplers as numerical methods"
 	@echo
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-23s %s\n", $$1, $$2}'
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON)  VENV=$(VENV)  CONSTRAINTS=$(CONSTRAINTS)  PYTEST_ARGS=$(PYTEST_ARGS)  WORKERS=$(WORKERS)"
 
@@ -135,7 +141,7 @@ $(STAMPS)/unit: $(STAMPS)/dev $(LIBRARY) $(TESTS) $(LABS) $(PAGES) README.md
 $(STAMPS)/notebooks: $(STAMPS)/dev $(LIBRARY) $(LABS) tests/sanitize.cfg
 	@echo "== notebooks"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -W default -n $(WORKERS) --dist loadfile --nbval notebooks --nbval-current-env \
-	  --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout 120 --ignore=notebooks/assignments $(PYTEST_ARGS)
+	  --nbval-sanitize-with tests/sanitize.cfg --nbval-cell-timeout 3600 --ignore=notebooks/assignments $(PYTEST_ARGS)
 	@touch "$@"
 
 # A raw \eqref or \ref renders as "(???)" without a warning: refer with {eq}`label`.
@@ -146,12 +152,25 @@ $(STAMPS)/book: $(STAMPS)/dev $(LIBRARY) $(LABS) $(PAGES)
 	PATH="$(abspath $(BIN)):$$PATH" "$(BIN)/jb" build . -W -n --keep-going
 	@touch "$@"
 
-gpu: $(STAMPS)/dev ## run the tests that need a GPU, then train both networks on it (80 minutes)
-	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	$(PY) -m diffnum.images.train --size large --minutes 60 --batch 512 --lr 1e-3 --warmup 1000 --average 500000 \
-	  --out .runs/gpu/cifar10 --resume
-	$(PY) -m diffnum.images.train --kind blurring --init .runs/gpu/cifar10/cifar10.safetensors --minutes 20 --batch 512 \
-	  --lr 4e-4 --out .runs/gpu/cifar10-blurring --resume
+# Other processors round in other ways; their arithmetic can be had here, see tests/portable.py.
+portable: $(STAMPS)/dev ## unit tests and notebooks under six arithmetics; prints what differs (hours)
+	$(PY) -m tests.portable --workers $(WORKERS) $(if $(ONLY),--only "$(ONLY)")
+
+portable-quick: $(STAMPS)/dev ## tests of orders, exactness and golden values, and their labs, under one of them
+	$(PY) -m tests.portable --quick --workers $(WORKERS) $(if $(ONLY),--only "$(ONLY)")
+
+# With PY=python3, say, that Python is used as it is and nothing is installed: for a lent machine without a network.
+GPU_NEEDS = $(if $(filter command% environment%,$(origin PY)),,$(STAMPS)/dev)
+
+gpu-check: $(GPU_NEEDS) ## run the tests that need a GPU
+	$(PY) -m pytest -q -m gpu $(PYTEST_ARGS)
+
+# Half precision of 7.7 million parameters is 15.5 MB; a shipped file may have 16. RUNS="$$OUT" puts it elsewhere.
+RUNS ?= .runs/gpu
+gpu-train: $(GPU_NEEDS) ## train a larger denoiser on a GPU, 9 minutes with loading and validation
+	$(PY) -m diffnum.images.train --device cuda --size large --amp --minutes 8.5 --batch 512 --lr 1e-3 --warmup 500 \
+	  --average 200000 --validate-every 1000 --out "$(RUNS)/cifar10" --resume
+	@echo "the weights are $(RUNS)/cifar10/cifar10.safetensors, the card beside them; --init goes on from there"
 
 # Wants a quiet machine; writes what the book's page on work and precision shows.
 bench: $(STAMPS)/dev ## time every solver against its hand-written form (5 minutes; not part of `make test`)
@@ -162,6 +181,9 @@ quality: $(STAMPS)/dev ## draw 1,000 images of every sampler of the quality chap
 	$(PY) -m tests.benchmarks.quality $(ARGS)
 	$(PY) -m tests.benchmarks.quality --score $(ARGS)
 
+claims: $(STAMPS)/dev ## measure every claim of the papers anew and store the verdicts (minutes)
+	OMP_NUM_THREADS=1 $(PY) -m diffnum claims --run --out book/results/claims.json $(ARGS)
+
 gallery: $(STAMPS)/dev ## errors, orders and contact sheets of every solver with the shipped network (less than an hour)
 	$(PY) -m tests.benchmarks.gallery $(ARGS)
 
@@ -171,9 +193,10 @@ format: $(STAMPS)/dev ## format the code and apply the safe fixes of ruff
 	$(PY) -m ruff format .
 
 # Without record_timing=False every run writes new time stamps into each cell.
-execute: $(STAMPS)/dev ## run all notebooks and store their outputs
+execute: $(STAMPS)/dev ## run one notebook (LAB=pndm_order) or all, and store the outputs
+	@test -n "$(CHOSEN)" || { echo "make: LAB=$(LAB) is no notebook; name one of notebooks/, such as LAB=pndm_order" >&2; exit 1; }
 	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(PY) -m nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=300 notebooks/*.ipynb
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=3600 $(CHOSEN)
 
 clean: ## remove what was built; keep the virtual environment
 	rm -rf _build build dist .make .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
 """Shared set-up of the tests: one thread (small tensors are faster so), the golden arrays, the standard problem."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from diffnum.denoisers.targets import smooth
 
 GOLDEN = Path(__file__).parent / "golden"
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 def arrays(name: str) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from mpmath import mp
 
 from diffnum.derive import classical
 from diffnum.derive.classical import f, f_t, f_tt, f_ty, f_y, f_yy
+from diffnum.measure.checks import ROUNDED
 
 Q = sp.Rational
 TABLEAUS = {
@@ -103,7 +104,7 @@ def test_stability_function_is_the_step_on_the_test_equation(name):
 
 @pytest.mark.parametrize(("name", "limit"), [("euler", 2), ("heun", 2), ("rk4", 2.785293563405282)])
 def test_real_stability_limits(name, limit):
-    assert float(classical.real_stability_limit(TABLEAUS[name][0])) == pytest.approx(limit, rel=1e-14)
+    assert float(classical.real_stability_limit(TABLEAUS[name][0])) == pytest.approx(limit, rel=ROUNDED)
 
 
 @pytest.mark.parametrize(("order", "limit"), [(1, 2), (2, 1), (3, Q(6, 11)), (4, Q(3, 10)), (5, Q(90, 551))])

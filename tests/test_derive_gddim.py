@@ -17,6 +17,7 @@ from diffnum.derive import classical, ddim, gddim, linear_sde
 from diffnum.derive.gddim import D1, D2, W0, Gamma, M, b, e, h, nu, q, r
 from diffnum.derive.pndm import E1, E2, E3, E4
 from diffnum.derive.reversing import lam
+from diffnum.measure.checks import ROUNDED
 
 Q = sp.Rational
 PHASE_SPACE = {"cld": dn.CLD(), "psld": dn.PSLD(), "damped": dn.PSLD((2.0, 9.0), 0.7, 3.0, eps=1e-4)}
@@ -116,7 +117,7 @@ def test_angle_is_the_librarys(process):
 
     for s, t in ((0.05, 0.2), (0.3, 1.0)):
         turned, _ = quad(rate, s, t, epsabs=1e-13, epsrel=1e-13)
-        assert abs(process.angle(t) - process.angle(s) - turned) < 1e-11
+        assert abs(process.angle(t) - process.angle(s) - turned) < 1e-11  # a hundred times what quad is asked for
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -131,7 +132,8 @@ def test_identity_is_the_librarys(process):
         values = process.transition(torch.tensor(t, dtype=torch.float64), tau) @ process.gain(tau)
         integral = (weight[..., None, None] * values).sum((0, 1))
         exact = process.rotation_root(t) - process.transition(t, s) @ process.rotation_root(s)
-        assert (integral - exact).abs().max() < 1e-11 * exact.abs().max()
+        cancelled = process.transition(t, s).abs() @ process.rotation_root(s).abs()
+        assert (integral - exact).abs().max() < ROUNDED * cancelled.max()
 
 
 # ---- exponential Adams methods -------------------------------------------------------------------------------------
@@ -158,7 +160,8 @@ def test_coefficients_on_vp_are_the_integral_in_rho(order):
         assert at == linear_sde.t
         with mp.workdps(30):
             exact = float(mp.quad(integrand, [mp.mpf(float(start)), mp.mpf(float(end))]))
-        assert math.isclose(weight, process.alpha(times[4]) * exact, rel_tol=1e-11)
+        # the polynomials are products of differences of times, which lose up to a digit each
+        assert math.isclose(weight, process.alpha(times[4]) * exact, rel_tol=100 * ROUNDED)
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -169,14 +172,16 @@ def test_coefficients_are_those_of_deis(order):
     deis = solvers.pndm.grid_weights(process, tuple(times), order, "t")
     ours = _library_weights(process, times, order)
     for (t, s), w, C in zip(pairwise(times), deis, ours, strict=True):
-        assert not w or np.allclose(C, process.step(t, s)[1] * np.array(w), rtol=1e-11, atol=0)
+        assert not w or np.allclose(
+            C, process.step(t, s)[1] * np.array(w), rtol=1e3 * ROUNDED, atol=0
+        )  # differences of close times
 
 
 def test_coefficients_on_ve_are_variable_step_adams_bashforth():
     times = [3.0, 2.2, 1.5, 0.9, 0.4]
     exact = gddim.adams_weights("noise", "rho", [Q(x) for x in times[3::-1]], Q(times[4]))
     assert exact == classical.adams_bashforth_variable([Q(x) for x in times[3::-1]], Q(times[4]))
-    assert np.allclose(_library_weights(dn.VE(), times, 4)[-1], [float(w) for w in exact], rtol=1e-12, atol=0)
+    assert np.allclose(_library_weights(dn.VE(), times, 4)[-1], [float(w) for w in exact], rtol=100 * ROUNDED, atol=0)
 
 
 @pytest.mark.parametrize("pair", [("noise", "rho"), ("noise", "lambda"), ("data", "lambda")])
@@ -210,7 +215,7 @@ def test_dpmpp_2m_weights_are_the_librarys():
     steps = {h: lambdas[2] - lambdas[1], r: (lambdas[1] - lambdas[0]) / (lambdas[2] - lambdas[1])}
     _, new, old = solvers.baselines.grid_weights(process, times)[1]
     for weight, derived in zip((new, old), gddim.dpmpp_2m_weights(), strict=True):
-        assert math.isclose(weight, process.alpha(times[2]) * float(derived.subs(steps)), rel_tol=1e-12)
+        assert math.isclose(weight, process.alpha(times[2]) * float(derived.subs(steps)), rel_tol=10 * ROUNDED)
 
 
 # ---- order ---------------------------------------------------------------------------------------------------------
@@ -236,7 +241,7 @@ def test_coefficients_obey_the_moment_rules(process, K):
                 times[3], times[4], epsabs=1e-13, epsrel=1e-13,
             )  # fmt: skip
             summed = sum(C * x**power for C, x in zip(table, nodes, strict=True))
-            assert np.abs(summed.numpy() - exact).max() < 1e-11 * np.abs(exact).max()
+            assert np.abs(summed.numpy() - exact).max() < 100 * 1e-13 * np.abs(exact).max()  # quad_vec: 1e-13 a panel
 
 
 @pytest.mark.parametrize(
@@ -290,7 +295,9 @@ def test_scalar_step_is_the_librarys(process, weight):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = process.levels(start), process.levels(end)
         at = {gddim.alpha_t: alpha_t, gddim.sigma_t: sigma_t, gddim.alpha_s: alpha_s, gddim.sigma_s: sigma_s}
         for part, derived in zip(process.reverse_step(end, start, weight), gddim.scalar_step(), strict=True):
-            assert math.isclose(part.item(), float(derived.subs(at | {lam: weight})), rel_tol=1e-11, abs_tol=1e-15)
+            assert math.isclose(
+                part.item(), float(derived.subs(at | {lam: weight})), rel_tol=100 * ROUNDED, abs_tol=ROUNDED
+            )
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
@@ -300,20 +307,23 @@ def test_matrix_step_is_the_librarys(process, weight):
     for start, end in ((1.0, 0.6), (0.3, 0.25), (0.05, 1e-3)):
         through, P = process.reverse_step(end, start, weight)
         first, last = process.cov(start), process.cov(end)
-        assert (through @ first @ through.mT + P - last).abs().max() < 1e-12 * last.abs().max()
+        allowed = ROUNDED * torch.linalg.cond(first)  # the first matrix is inverted
+        assert (through @ first @ through.mT + P - last).abs().max() < allowed * last.abs().max()
         if weight == 0:
             expected = process.rotation_root(end) @ torch.linalg.inv(process.rotation_root(start))
-            assert (through - expected).abs().max() < 1e-11 * expected.abs().max()
+            assert (through - expected).abs().max() < allowed * expected.abs().max()
         if weight == 1:
             expected = last @ process.transition(start, end).mT @ torch.linalg.inv(first)
-            assert (through - expected).abs().max() < 1e-11 * expected.abs().max()
+            assert (through - expected).abs().max() < allowed * expected.abs().max()
 
         def trace(x):
             noise = process.G(x) @ process.G(x).mT @ torch.linalg.inv(process.cov(x))
             return (process.F(x) + (1 + weight**2) / 2 * noise).trace().item()
 
         growth = quad(trace, start, end, epsabs=1e-12, epsrel=1e-12, limit=400)[0]
-        assert abs(math.log(torch.linalg.det(through).item()) - growth) < 1e-9
+        assert (
+            abs(math.log(torch.linalg.det(through).item()) - growth) < 1e-9
+        )  # a thousand times what quad is asked for
 
 
 def test_missing_transpose():
@@ -356,11 +366,12 @@ def test_statistic_and_split_score_are_the_librarys(process):
         named = {f"a{i + 1}": a[i] for i in (0, 1)} | {f"S{i + 1}{j + 1}": Sigma[i, j] for i in (0, 1) for j in (0, 1)}
         named = {sp.Symbol(name, real=True): value for name, value in named.items()}
         computed_row, level = process.statistic(t)
+        allowed = ROUNDED * torch.linalg.cond(process.cov(t)).item()  # all of them invert the covariance
         exact_row, exact_square = (part.subs(named) for part in (row, square))
-        close(computed_row, number(exact_row, {}), 1e-10)
-        close(level, math.sqrt(exact_square), 1e-11)
+        close(computed_row, number(exact_row, {}), allowed)
+        close(level, math.sqrt(exact_square), allowed)
         y, s = (exact_row * state)[0], sp.sqrt(exact_square)
         score = -Sigma.inv() * (state - a * denoised)
         A, c = process.expansion(t, "score")
         split, exact = A @ number(state, {}) + c * float((y - denoised) / s), number(score, {})
-        assert (split - exact).abs().max() < 1e-11 * exact.abs().max()
+        assert (split - exact).abs().max() < allowed * exact.abs().max()

@@ -40,6 +40,8 @@ __all__ = ["Gaussian", "GaussianMixture", "PointMass"]
 # log weights (K,), means (K, d), variances (K, d), rotations (K, d, d)
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
+# Noise levels are below this one: float64 holds their squares.
+LARGEST = 1e150
 # The least sigma^2: variances may be zero, and 0/0 must be the limit sigma -> 0 (D projects on the support).
 TINY = 1e-200
 # How far covariances may miss symmetry or positivity, relative to their largest entry: estimates made in float32.
@@ -143,7 +145,7 @@ class _Mixture(Frozen):
 
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """n draws from the data distribution, (n, *event) on the CPU; without a generator those of seed 0."""
-        n, generator = drawing(n, self.shape, generator)
+        n, generator = drawing(n, self.shape, generator, dtype)
         _, means, variances, rotations = self._copies[torch.device("cpu")]
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         y = variances[k].sqrt() * torch.randn(n, self.size, dtype=torch.float64, generator=generator, device="cpu")
@@ -293,7 +295,7 @@ def level(sigma: Any, x: Any, zero: bool = False) -> float | Tensor:
             raise ValueError(
                 f"sigma has shape {tuple(sigma.shape)}: give a number or one per row, {tuple(x.shape[:1])}"
             )
-        if sigma.device.type == "cpu" and not bool(((sigma >= 0 if zero else sigma > 0) & sigma.isfinite()).all()):
+        if sigma.device.type == "cpu" and not bool(((sigma >= 0 if zero else sigma > 0) & (sigma < LARGEST)).all()):
             raise ValueError(f"sigma holds a level that is not finite and {'>= 0' if zero else '> 0'}")
         return sigma.to(x.device, torch.float64)
     if not isinstance(sigma, Real) or isinstance(sigma, bool):
@@ -302,7 +304,7 @@ def level(sigma: Any, x: Any, zero: bool = False) -> float | Tensor:
         sigma = float(sigma)
     except OverflowError:
         sigma = math.inf
-    if not (0 < sigma < float("inf") or (zero and sigma == 0)):
+    if not (0 < sigma < LARGEST or (zero and sigma == 0)):
         raise ValueError(f"sigma is {sigma}: the noise level must be finite and {'>= 0' if zero else '> 0'}")
     return sigma
 
@@ -339,12 +341,15 @@ def frequencies(y: Any, sigma: Any, shape: tuple[int, ...]) -> Tensor:
     return sigma.to(y.device, torch.float64)
 
 
-def drawing(n: Any, event: tuple[int, ...], generator: Any) -> tuple[int, Generator]:
+def drawing(n: Any, event: tuple[int, ...], generator: Any, dtype: Any) -> tuple[int, Generator]:
     """How many draws of events, and the generator for them; by default one of seed 0.
 
     Raises:
-        WrongKind: not a whole number, or no generator of the CPU. ValueError, DiffnumError: none, or too many.
+        WrongKind: not a whole number, no generator of the CPU, or no floating dtype.
+        ValueError, DiffnumError: none, or too many.
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise WrongKind(f"dtype={arguments.shown(dtype)} is no floating dtype; use torch.float64")
     n = arguments.sizes("n", (n, *event), 1, "a number of draws")[0]
     if generator is None:
         return n, Generator(device="cpu").manual_seed(0)

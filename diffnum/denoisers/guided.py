@@ -25,7 +25,6 @@ Autograd must be able to follow either to x, and a row must depend on its own ro
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -131,7 +130,7 @@ class Guided(Frozen):
         label = None if label is None else _label(label, self.names)
         if label is None and not self.drawn:
             raise ValueError(f"label is missing: this guide knows classes alone, so give one of {_listed(self.names)}")
-        return self._but(label=label)
+        return self.changed(label=label)
 
     @property
     def kind(self) -> str:
@@ -145,13 +144,7 @@ class Guided(Frozen):
 
     def in_bfloat16(self) -> Guided:
         """The same with both networks evaluated in bfloat16: faster, and wrong by about 1 %."""
-        return self._but(denoiser=self.denoiser.in_bfloat16(), guide=self.guide.in_bfloat16())
-
-    def _but(self, **changes: Any) -> Guided:
-        """Another one that differs in some attributes."""
-        other = copy.copy(self)
-        vars(other).update(changes, _identity=object())
-        return other
+        return self.changed(denoiser=self.denoiser.in_bfloat16(), guide=self.guide.in_bfloat16())
 
     def _move(self, out: Tensor, x: Tensor, sigma: float | Tensor, factor: Callable[[Any], Any]) -> Tensor:
         """Out + factor(sigma) times the gradient of the weighted log odds at x."""

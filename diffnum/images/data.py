@@ -112,9 +112,11 @@ def cifar10(root: str | os.PathLike[str] | None = None, split: str = "train", ex
 
 def cache() -> Path:
     """Folder for downloads and decoded arrays: ``DIFFNUM_CACHE``, or the user's cache folder."""
+    if given := os.environ.get("DIFFNUM_CACHE"):
+        return placed(given)
     import pooch
 
-    return placed(os.environ.get("DIFFNUM_CACHE") or pooch.os_cache("diffnum"))
+    return Path(pooch.os_cache("diffnum"))
 
 
 def _advice() -> str:

@@ -14,11 +14,13 @@ from diffnum import arguments
 from diffnum.grids import check_times
 from diffnum.measure.reference import reference, rms
 from diffnum.noise import Seeded
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 from diffnum.runner import Solution, Solver, draws_noise
 from diffnum.solvers import find, solve
 
-FLOOR = 1e-11  # below this an error may be rounding, in the solver or in the reference, and says nothing about order
+# Below this an error says nothing about order: it is a hundred times the tolerance of the reference, and for states of
+# size 1 many times what thousands of steps lose by rounding.
+FLOOR = 1e-11
 
 
 def local_slopes(steps: Sequence[int], errors: Sequence[float]) -> list[float]:
@@ -39,6 +41,7 @@ class Convergence:
         by_start: error of each start state, ``(len(steps), batch)``; ``median`` is its median over starts.
             (From :func:`weak_convergence`: the errors of mean and covariance.)
         claim: the order that the solver claims for this grid and these options, or None.
+        ends: noise levels sigma/alpha at both ends of the grids, on images those of their mean.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Convergence:
     errors: tuple[float, ...]
     by_start: Tensor = field(repr=False, compare=False)
     claim: int | None = None
+    ends: tuple[float, float] | None = None
 
     @property
     def median(self) -> tuple[float, ...]:
@@ -108,8 +112,8 @@ def convergence(
         ValueError: step counts that do not increase, or grids whose ends differ. Whatever the solver refuses is refused
             before the first evaluation.
     """
-    steps = arguments.counts("steps", steps)
-    truth = given_truth(truth, u)
+    given_problem(problem).check(u)
+    steps, truth = arguments.counts("steps", steps), given_truth(truth, u)
     grids = same_ends(grid, steps, problem.process)
     rehearse(problem, solver, u, grids, **options)
     if truth is None:
@@ -117,7 +121,7 @@ def convergence(
     runs = [solve(problem, solver, u, times, **options) for times in grids]
     function = find(solver)
     claimed = claimed_order(function, problem.process, grids[-1], **options)
-    return compared(name_of(function, **options), steps, runs, truth, claimed)
+    return compared(name_of(function, **options), steps, runs, truth, claimed, levels_of(grids[-1], problem.process))
 
 
 def given_truth(truth: Any, u: Tensor) -> Tensor | None:
@@ -145,12 +149,22 @@ def rehearse(problem: Problem, solver: str | Solver, u: Tensor, grids: Sequence[
 
 
 def compared(
-    name: str, steps: tuple[int, ...], runs: Sequence[Solution], truth: Tensor, claim: int | None
+    name: str,
+    steps: tuple[int, ...],
+    runs: Sequence[Solution],
+    truth: Tensor,
+    claim: int | None,
+    ends: tuple[float, float],
 ) -> Convergence:
     """Runs with more and more steps against the one state at which they should end."""
     wrong = torch.stack([(run.u.double() - truth).flatten(1).square().mean(1).sqrt() for run in runs])
     errors = tuple(rms(row) for row in wrong)
-    return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claim)
+    return Convergence(name, steps, tuple(run.nfe for run in runs), errors, wrong.cpu(), claim, ends)
+
+
+def levels_of(times: Tensor, process: Any) -> tuple[float, float]:
+    """The noise levels sigma/alpha at both ends of a grid."""
+    return process.rho(times[0].item()), process.rho(times[-1].item())
 
 
 def claimed_order(solver: Solver, process: Any, times: Tensor, what: str = "order", **options: Any) -> int | None:
@@ -193,10 +207,10 @@ def richardson(coarse: Tensor, fine: Tensor, order: int, ratio: float = 2.0) -> 
 
     Source: Hairer, Norsett, Wanner 1993, section II.4.
     """
+    coarse, fine = arguments.state("coarse", coarse), arguments.state("fine", fine)
     if coarse.shape != fine.shape:
         raise ValueError(f"coarse has shape {tuple(coarse.shape)} and fine {tuple(fine.shape)}; they are one state")
-    if order < 1 or not 1 < ratio < float("inf"):
-        raise ValueError(f"order={order} must be at least 1, and ratio={ratio} above 1")
+    order, ratio = arguments.whole("order", order, high=20), arguments.number("ratio", ratio, above=1, high=1e6)
     error = (coarse.double() - fine.double()) / (ratio**order - 1)
     return fine.double() - error, error
 
