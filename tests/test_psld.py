@@ -135,8 +135,11 @@ def test_golden_process_and_drifts(golden_psld, psld):
     process = problem.process
     S = process.cov(t)
     close(torch.stack([S[:, 0, 0], S[:, 0, 1], S[:, 1, 1]], 1), g["ref_g001_eps0_hsm_cov"])
-    close(process.cholesky(t)[:, [0, 1, 1], [0, 0, 1]], g["ref_g001_eps0_hsm_coeff_lower"][:, [0, 2, 3]],
-          magnified=torch.linalg.cond(S).max().item() ** 0.5)  # theirs is the root of a difference
+    close(
+        process.cholesky(t)[:, [0, 1, 1], [0, 0, 1]],
+        g["ref_g001_eps0_hsm_coeff_lower"][:, [0, 2, 3]],
+        magnified=torch.linalg.cond(S).max().item() ** 0.5,
+    )  # theirs is the root of a difference
     close(process.clock(t), g["ref_g001_bint"].flatten())
     z = g["ref_ztest"].reshape(5, 2, 3)
     for i, time in enumerate(t.tolist()):

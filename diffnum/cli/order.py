@@ -19,7 +19,9 @@ def order(
     process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
     steps: str = typer.Option(None, help="Increasing step counts; by default 40 to 640. Only the fine end is judged."),
     target: str = typer.Option("smooth", help="Exact problem in R^4: smooth (a mixture), thin (on planes), gaussian."),
-    t_start: float = typer.Option(None, help="First time; by default where sigma/alpha is 3. vp, cld, psld: prior at 1."),
+    t_start: float = typer.Option(
+        None, help="First time; by default where sigma/alpha is 3. vp, cld, psld: prior at 1."
+    ),
     t_end: float = typer.Option(None, help="Last time; by default where it is 0.05. With 0, F-PNDM falls to order 1."),
     seed: int = typer.Option(0, help="Seed of the 8 start states."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
@@ -58,7 +60,7 @@ def order(
     from diffnum import Problem
     from diffnum.denoisers import targets
     from diffnum.measure import plots
-    from diffnum.measure.analysis import convergence, evaluations, ladder, weak_convergence
+    from diffnum.measure.analysis import convergence, evaluations, kind_of, ladder, weak_convergence
     from diffnum.measure.checks import assert_order
     from diffnum.measure.standard import RANGES
     from diffnum.solvers import find
@@ -100,7 +102,7 @@ def order(
     try:
         assert_order(result)
         verdict, status = f"order {result.claim} is claimed, {result.order:.2f} observed: confirmed", 0
-        above = run.order(process=noising, **options)
+        above = run.order(grid=kind_of(times(counts[-1]), noising), process=noising, **options)
         if above != result.claim and t_start is None:
             verdict += f" (started at the prior, --t-start {noising.t_max:g}, it claims {above})"
     except AssertionError as error:
