@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Empirical,
         Gaussian,
         GaussianMixture,
+        Guided,
         Network,
         PointMass,
         from_prediction,
@@ -50,19 +51,21 @@ _MOVED = {
     "train": "images.train",
 }
 _NAMES = {
-    "denoisers": ("Empirical", "Gaussian", "GaussianMixture", "Network", "PointMass", "from_prediction", "load"),
+    "denoisers": (
+        "Empirical", "Gaussian", "GaussianMixture", "Guided", "Network", "PointMass", "from_prediction", "load",
+    ),
     "errors": ("DiffnumError",),
     "problem": ("Problem",),
     "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
     "runner": ("Solution", "method"),
     "solvers": ("solve",),  # there and not in `runner`: with it come the names of all solvers
-}
+}  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "Empirical", "Gaussian", "GaussianMixture", "Network",
-    "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive", "from_prediction", "grids", "load",
-    "method", "noise", "plots", "solve", "solvers", "targets",
+    "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "Empirical", "Gaussian", "GaussianMixture", "Guided",
+    "Network", "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive", "from_prediction", "grids",
+    "load", "method", "noise", "plots", "solve", "solvers", "targets",
 ]  # fmt: skip
 
 

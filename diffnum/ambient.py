@@ -1,5 +1,6 @@
 """What surrounds a call must not change what it computes: neither torch's modes, nor what is assigned later."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -56,6 +57,12 @@ class Frozen:
             raise Unchangeable(
                 f"{kind}.{name} cannot be changed, for numbers computed before are kept; make a new {kind}"
             )
+
+    def changed(self, **values: Any) -> Any:
+        """A copy with other attributes, equal to itself alone. For what belongs to no number that is kept already."""
+        other = copy.copy(self)
+        vars(other).update(values, _identity=object())
+        return other
 
     def __eq__(self, other: object) -> bool:
         return self is other or (type(self) is type(other) and _identity(self) == _identity(other))

@@ -118,7 +118,8 @@ def counts(name: str, values: Any) -> tuple[int, ...]:
     Raises:
         WrongKind: not a sequence of whole numbers. ValueError: out of range, none, or not increasing.
     """
-    found = tuple(whole(name, value) for value in _each(name, values, "10, 20, 40"))
+    say = f"{name} must be positive and increase: {name}"
+    found = tuple(whole(say, value) for value in _each(name, values, "10, 20, 40"))
     if not found or any(a >= b for a, b in pairwise(found)):
         raise ValueError(f"{name}={found} must be positive and increase")
     return found
@@ -133,12 +134,12 @@ def sizes(name: str, value: Any, least: int, example: str) -> tuple[int, ...]:
     """
     items = _each(name, value, example)
     if len(items) < least:
-        raise ValueError(f"{name}={shown(tuple(items))} must be {example}, so at least {least} sizes")
+        raise ValueError(f"{name}={shown(value)} must be {example}, so at least {least} sizes")
     try:
         found = tuple(whole(name, n, 1, 2**62) for n in items)
     except ValueError as error:
         kind = WrongKind if isinstance(error, WrongKind) else ValueError
-        raise kind(f"{name}={shown(tuple(items))} must be {example} with positive whole sizes") from None
+        raise kind(f"{name}={shown(value)} must be {example} with positive whole sizes") from None
     if 8 * prod(found) > memory():
         raise DiffnumError(
             f"{name}={shown(found)} would take {8 * prod(found) / 1e9:.3g} GB, and this machine has "
@@ -184,8 +185,7 @@ def dense(name: str, value: Any) -> "Tensor":
     import torch
 
     if isinstance(value, torch.Tensor):
-        real = not (value.is_nested or value.is_complex() or value.dtype == torch.bool)
-        if value.layout != torch.strided or value.device.type == "meta" or not real:
+        if not is_ordinary(value) or value.device.type == "meta":
             raise WrongKind(f"{name}={_layout(value)} is no ordinary tensor of real numbers; make it dense and real")
         return value.detach().to("cpu", torch.float64, copy=True)
     try:
@@ -201,6 +201,12 @@ def dense(name: str, value: Any) -> "Tensor":
         return torch.from_numpy(np.array(found, dtype=np.float64))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise WrongKind(f"{name}={shown(value)} is not an array of numbers ({' '.join(str(error).split())})") from None
+
+
+def is_ordinary(value: "Tensor") -> bool:
+    """Whether a tensor is a dense table of real numbers."""
+    odd = value.is_nested or value.is_quantized or value.is_complex()
+    return not odd and str(value.layout) == "torch.strided" and str(value.dtype) != "torch.bool"
 
 
 def _layout(value: "Tensor") -> str:
@@ -249,8 +255,19 @@ def choose(what: str, name: Any, known: Iterable[str], error: type[Exception] = 
         raise WrongKind(f"{what}={shown(name)} is not a name; use one of {', '.join(known)}")
     if name in known:
         return name
-    near = get_close_matches(name, known, n=3, cutoff=0.4) or known
+    near = get_close_matches(name, known, n=3, cutoff=0.4) or (known if len(known) < 10 else [*known[:8], "..."])
     raise error(f"no {what} is called {shown(name)}; did you mean {', '.join(near)}?")
+
+
+def process(value: Any) -> Any:
+    """A noising process.
+
+    Raises:
+        WrongKind: something else.
+    """
+    if isinstance(value, type) or not all(hasattr(value, name) for name in ("family", "t_max", "check_time")):
+        raise WrongKind(f"process={shown(value)} is not a process; use dn.VP() or dn.VE()")
+    return value
 
 
 def option(name: str, value: Any, known: Sequence[Any] | Callable[[str, Any], Any]) -> Any:

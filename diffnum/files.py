@@ -188,6 +188,6 @@ def stored(name: str) -> Any:
             except (ValueError, RecursionError):
                 raise DiffnumError(f"{file} is no readable JSON; restore it from the repository") from None
     raise DiffnumError(
-        f"the book's result {name}.json is not at hand; start in a checkout of the repository, or install from one with "
+        f"the book's result {name}.json is not at hand; start in a checkout of the repository, or install one with "
         "pip install -e ."
     )

@@ -126,8 +126,7 @@ def check_times(times: Tensor | list[float], process: Any) -> Tensor:
 
 
 def _ends(process: Any, steps: int, t_end: float | None, t_start: float | None) -> tuple[int, float, float]:
-    if not hasattr(process, "t_max") or isinstance(process, type):
-        raise TypeError(f"process={process!r} is not a process; use dn.VP() or dn.VE()")
+    arguments.process(process)
     steps = arguments.whole("steps", steps)
     first = process.t_max if t_start is None else arguments.number("t_start", t_start)
     last = process.t_end if t_end is None else arguments.number("t_end", t_end)

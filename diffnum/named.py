@@ -37,17 +37,20 @@ def grid(name: str) -> Callable[..., Any]:
     return getattr(import_module("diffnum.grids"), choose("grid", name, GRIDS))
 
 
-def network(name: str, process: str) -> Any:
+def network(name: str, process: str, label: Any = None, guidance: float | None = None) -> Any:
     """The network of that name, if the process can use it; blurring has a shipped network of its own.
+
+    With ``guidance`` it is guided, to ``label`` if there is one, as :func:`diffnum.load` says.
 
     Raises:
         KeyError: no such network. DiffnumError: it is of the wrong kind for the process, or its file is damaged.
     """
-    from diffnum.denoisers.network import load
+    from diffnum.denoisers import load
     from diffnum.errors import DiffnumError
 
     wanted = "blurring" if process == "blurring" else "edm"
-    denoiser = load("cifar10-blurring" if wanted == "blurring" and name == "cifar10" else name)
+    name = "cifar10-blurring" if wanted == "blurring" and name == "cifar10" else name
+    denoiser = load(name, label=label, guidance=guidance)
     if denoiser.kind != wanted:
         raise DiffnumError(
             f"{name} is a {denoiser.kind} network, which {process} cannot use; take one of kind {wanted}"

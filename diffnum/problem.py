@@ -1,6 +1,5 @@
 """A problem: one process, one denoiser, and the fields a solver integrates. Evaluations are counted here alone."""
 
-import copy
 from collections.abc import Callable
 from math import isfinite
 from threading import Lock
@@ -43,8 +42,7 @@ class Problem(Frozen):
     __eq__, __hash__ = object.__eq__, object.__hash__  # a problem has a count of its own
 
     def __init__(self, process: Any, denoiser: Any) -> None:
-        if isinstance(process, type) or not hasattr(process, "family"):
-            raise WrongKind(f"process={arguments.shown(process)} is not a process; use dn.VP() or dn.VE()")
+        arguments.process(process)
         if isinstance(denoiser, type) or not callable(denoiser):
             raise WrongKind(f"denoiser={arguments.shown(denoiser)} is not one; wrap a model with dn.from_prediction")
         self._clean, self._noise = process.calls(denoiser)
@@ -62,9 +60,7 @@ class Problem(Frozen):
 
         Its count is its own and begins at 0; what it counts is counted here too.
         """
-        run = copy.copy(self)
-        vars(run)["_counts"] = [_Count((u.shape, u.dtype)), *self._counts]
-        return run
+        return self.changed(_counts=[_Count((u.shape, u.dtype)), *self._counts])
 
     def __repr__(self) -> str:
         return f"Problem({self.process!r}, {type(self.denoiser).__name__}, nfe={self.nfe})"
@@ -74,11 +70,7 @@ class Problem(Frozen):
         self._meet(u)
         if is_number(t):
             return self.process.forms(t, what, u)
-        times = self.process.row_times(t, u)
-        if times.device.type == "cpu":  # values on an accelerator are not looked at: that would make it wait
-            if any(map(self.process.singular, times.flatten().tolist())):
-                raise ValueError("t holds a time without noise, where the noise prediction is undefined")
-            times = times.to(u.device)
+        times = self.process.noisy(self.process.row_times(t, u)).to(u.device)
         (row, level), field = self.process.statistic(times), self.process.expansion(times, what)
         return ready(row, u), level, *(A if A is None else ready(A, u) for A in field)
 
@@ -90,11 +82,15 @@ class Problem(Frozen):
             return e
         return combine((b,), (e,)) if A is None else combine((A, b), (u, e))
 
-    def _evaluate(self, function: Callable[..., Tensor], x: Tensor, level: Any) -> Tensor:
-        """One evaluation, counted. What comes back is checked the first time in a run."""
+    def count(self) -> None:
+        """Count one evaluation: fields do so themselves, what asks the denoiser for the problem has to say so."""
         with COUNTING:
             for count in self._counts:
                 count.n += 1
+
+    def _evaluate(self, function: Callable[..., Tensor], x: Tensor, level: Any) -> Tensor:
+        """One evaluation, counted. What comes back is checked the first time in a run."""
+        self.count()
         out = function(x, level)
         if not self._counts[0].met:
             same = isinstance(out, Tensor) and (out.shape, out.dtype, out.device) == (x.shape, x.dtype, x.device)
@@ -146,11 +142,11 @@ class Problem(Frozen):
         self._meet(u)
         if not isinstance(e, Tensor) or e.shape != u.shape:
             raise WrongKind(f"e is {arguments.shown(e)}; it must be the noise prediction of u, {arguments.shown(u)}")
-        lam = arguments.weight("lam", lam) if lam else 0.0
+        lam = arguments.weight("lam", lam) if type(lam) is not float or lam else lam
         if is_number(t):
             F, gain = self.process.velocity_factors(float(t), u)
         else:
-            times = self.process.row_times(t, u).to(u.device)
+            times = self.process.noisy(self.process.row_times(t, u)).to(u.device)
             F, gain = (ready(A(times), u) for A in (self.process.F, self.process.gain))
         return combine((F, (1 + lam**2) * gain if lam else gain), (u, e))
 
@@ -215,6 +211,17 @@ class Problem(Frozen):
             )
         if not u.numel():
             raise ValueError(f"u has shape {tuple(u.shape)}: there is no sample in it")
+
+
+def given_problem(problem: Any) -> Problem:
+    """The problem, if it is one.
+
+    Raises:
+        WrongKind: something else.
+    """
+    if not isinstance(problem, Problem):
+        raise WrongKind(f"problem={arguments.shown(problem)} is not a Problem; use dn.Problem(process, denoiser)")
+    return problem
 
 
 class _Count:

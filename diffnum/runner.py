@@ -18,7 +18,7 @@ from diffnum import arguments
 from diffnum.errors import DiffnumError, WrongKind
 from diffnum.grids import check_times
 from diffnum.noise import Noise, Seeded, seed_from
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 
 Solver = Callable[..., Iterator[Tensor]]
 
@@ -38,7 +38,7 @@ def method(
     order: int | Callable[..., int] | None = None,
     weak_order: int | Callable[..., int] | None = None,
     strong_order: int | Callable[..., int] | None = None,
-    nfe: Callable[..., int],
+    nfe: Callable[..., int] | None,
     paper: str,
     kind: str = "ode",
     families: tuple[str, ...] = ("isotropic",),
@@ -56,7 +56,7 @@ def method(
     - ``order(grid="log_snr", process=None, **options)``: global order of convergence on a grid of that name, and
       ``weak_order``, ``strong_order`` of stochastic solvers, functions of the same arguments (None: nothing claimed;
       ``order`` is then the weak order),
-    - ``nfe(n, **options)``: evaluations that n steps cost,
+    - ``nfe(n, **options)``: evaluations that n steps cost (None: an adaptive method, counted and not claimed),
     - ``kind`` ("ode" or "sde"), ``families`` of processes, ``exact_for``, ``paper``,
     - ``reaches_zero(n, **options)``: whether n steps may end at t = 0,
     - ``values``: what each option may be, where that is a short list.
@@ -66,7 +66,8 @@ def method(
             of ``start``, the first time, where it depends on that). None for a stochastic solver.
         weak_order: order in which mean and covariance converge, for a stochastic solver.
         strong_order: order in which paths converge, driven by the same Brownian motion.
-        nfe: number of evaluations as a function of the number of steps and of the options.
+        nfe: number of evaluations as a function of the number of steps and of the options. None for an adaptive
+            method, whose evaluations are counted and not claimed; it yields at the times of the grid alone.
         paper: author, year, arXiv id, and equation or algorithm.
         kind: "ode" or "sde".
         families: families of processes that the method integrates.
@@ -86,7 +87,7 @@ def method(
 
         @wraps(function)
         def checked(problem: Problem, u: Tensor, times: Any, **given: Any) -> Iterator[Tensor]:
-            _check_problem(problem)
+            given_problem(problem)
             for option, value in given.items():
                 if option not in options:
                     raise TypeError(f"{name} has no option {option!r}; {_options(options)}")
@@ -218,7 +219,7 @@ def solve(
         DiffnumError: a solver on a process that it cannot integrate, a grid that ends where it cannot, or a denoiser
             that returns what is not like its input.
     """
-    _check_problem(problem)
+    given_problem(problem)
     run = find(solver)
     flags = {"denoise": denoise, "trajectory": trajectory, "progress": progress, "gradients": gradients}
     for flag, value in flags.items():
@@ -261,11 +262,6 @@ def solve(
             u = problem.finish(u, times[-1].item(), getattr(run, "kind", "ode"))
     kept = torch.stack(states) if trajectory else None
     return Solution(u, problem.process.decode(u), problem.nfe, times, kept, problem.process.decode)
-
-
-def _check_problem(problem: Any) -> None:
-    if not isinstance(problem, Problem):
-        raise WrongKind(f"problem={arguments.shown(problem)} is not a Problem; use dn.Problem(process, denoiser)")
 
 
 def _like_the_state(noise: Any, name: str) -> Noise:

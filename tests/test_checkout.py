@@ -1,7 +1,7 @@
 """A checkout that is copied, moved or looked at from its parent folder, and what the package contains once built.
 
-The checkout of these tests is the real Makefile and pyproject.toml around a package of two files, in an environment that
-holds pip and setuptools of the one that runs the tests: nothing is downloaded.
+The checkout of these tests is the real Makefile and pyproject.toml around a package of two files, in an environment
+that holds pip and setuptools of the one that runs the tests: nothing is downloaded.
 """
 
 import os
@@ -21,7 +21,9 @@ BUILD = ("pip", "setuptools", "_distutils_hack", "pkg_resources", "wheel")
 
 def call(*words, cwd, **more):
     """Run a program, in an environment of which Python, make and pip know nothing, and return what it said."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MAKE", "MFLAGS", "PIP_"))}
+    clean = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MAKE", "MFLAGS", "PIP_"))
+    }
     done = subprocess.run(
         [str(word) for word in words], cwd=cwd, env={**clean, **more}, capture_output=True, text=True, timeout=600
     )
@@ -52,7 +54,9 @@ def test_a_checkout_that_is_copied_moved_or_a_neighbour(tmp_path, tools):
         shutil.copy(ROOT / name, first / name)
     for name in ("", "weights/"):
         (first / f"diffnum/{name}__init__.py").write_text("")
-    (first / "diffnum/__main__.py").write_text("def main():\n    print(__file__)\n\nif __name__ == '__main__': main()\n")
+    (first / "diffnum/__main__.py").write_text(
+        "def main():\n    print(__file__)\n\nif __name__ == '__main__': main()\n"
+    )
     run(sys.executable, "-m", "venv", "--without-pip", ".venv", cwd=first)
     (packages,) = (first / ".venv").glob("lib/python*/site-packages")
     for tool in tools:
@@ -136,7 +140,9 @@ def test_a_package_inside_a_strangers_repository_tells_its_own_version(built, tm
     run(*git, "add", "-f", "lib/diffnum/__init__.py", cwd=tmp_path)
     run(*git, "commit", "-q", "-m", "theirs", cwd=tmp_path)
     run(*git, "tag", "v9.9", cwd=tmp_path)
-    code = "import diffnum; from diffnum.images.train import code_version; print(diffnum.__file__); print(code_version())"
+    code = (
+        "import diffnum; from diffnum.images.train import code_version; print(diffnum.__file__); print(code_version())"
+    )
     where, version = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "lib")).splitlines()
     assert where == str(tmp_path / "lib" / "diffnum" / "__init__.py")
     assert version == __version__

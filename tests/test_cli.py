@@ -1,6 +1,11 @@
 """The command line: what it prints and writes, and how it refuses."""
 
+import errno
+import inspect
+import io
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from diffnum import cli
-from diffnum.cli.common import solver_options
+from diffnum.cli.common import PIXELS, Meter, Stream, solver_options
 from diffnum.cli.solvers import cost
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +36,11 @@ def picture(path):
         return np.asarray(image)
 
 
-def python(code, *arguments):
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+def python(code, *arguments, **more):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=600,
+        env={**os.environ, **more},
+    )  # fmt: skip
 
 
 def test_help_does_not_wait_for_torch():
@@ -55,6 +63,89 @@ def test_mistakes_and_refusals_are_one_line():
         run = python(code, *arguments)
         assert run.returncode == status, run.stderr
         assert run.stderr.startswith("diffnum: ") and run.stderr.count("\n") == 1 and not run.stdout
+
+
+def test_text_suits_every_code_page_and_every_setting_of_python(tmp_path):
+    """Help and tables are ASCII; names of files may not be, and are escaped where the code page lacks them."""
+    group = typer.main.get_command(cli.app)
+    for name, command in {"diffnum": group, **group.commands}.items():
+        texts = [command.help, *(p.help or "" for p in command.params if hasattr(p, "help"))]
+        assert all(text.isascii() for text in texts), name
+    for page in ("ascii", "cp932", "cp1251"):
+        raw = io.BytesIO()
+        stream = Stream(io.TextIOWrapper(raw, encoding=page, errors="strict"))
+        print("-> Fr\xe9chet-\u65e5\u0436-\udce9.png", file=stream, flush=True)
+        assert raw.getvalue().decode(page).startswith("-> Fr\\xe9chet-")
+    code = "import diffnum.__main__ as m; m.main()"
+    for words, says in ((["quality", "--help"], "Frechet"), (["solvers"], "f_pndm")):
+        run = python(code, *words, PYTHONIOENCODING="ascii:strict", PYTHONUTF8="0", PYTHONOPTIMIZE="2")
+        assert run.returncode == 0 and not run.stderr and (says in run.stdout or "--against" in run.stdout), run.stderr
+
+
+class Broken(io.StringIO):
+    """A standard output that cannot be written to."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        ("order --solver ddim --steps 4,8 --target gaussian", "--out a.png"),
+        ("compare --solver ddim --nfe 4 --target gaussian", "--out a.png"),
+        ("sample --solver ddim --steps 1 -n 1", "--npz --out a.png"),
+        ("quality --solver ddim --steps 1 -n 4 --half", "--out a.json"),
+    ],
+)
+def test_results_come_before_words(tmp_path, monkeypatch, words, out):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", Broken())
+    with pytest.raises((typer.Exit, OSError)):
+        cli.app([*words.split(), *out.split()], standalone_mode=False)
+        raise typer.Exit(1)  # with standalone_mode=False a status is returned
+    assert (tmp_path / out.split()[-1]).stat().st_size > 100
+    assert "npz" not in out or (tmp_path / "a.npz").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and signals of POSIX")
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    """`| head -1`: a quiet end, the result kept, and the status that the work deserves."""
+    for words, status in ((["--help"], 0), (["order", "--solver", "ddim", "--steps", "80,160"], 0),
+                          (["order", "--solver", "prk", "--steps", "2,4", "--grid", "uniform"], 1)):  # fmt: skip
+        read, write = os.pipe()
+        os.close(read)
+        run = subprocess.run(
+            [sys.executable, "-m", "diffnum", *words], stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            timeout=600, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        os.close(write)
+        assert run.returncode == status and not run.stderr, run.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ddim_order.png", "prk_order.png"]
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run([sys.executable, "-m", "diffnum", "--version"], stdout=full, stderr=subprocess.PIPE,
+                                 text=True, cwd=ROOT, timeout=600)  # fmt: skip
+        assert run.returncode == 1 and run.stderr == "diffnum: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and signals of POSIX")
+@pytest.mark.parametrize(
+    ("number", "status", "says"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+@pytest.mark.parametrize("when", ["typer", "diffnum.named", "torch"])
+def test_signals_end_in_one_line_even_while_modules_are_imported(when, number, status, says):
+    code = (
+        "import os, sys\n"
+        "class Send:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {when!r}: sys.meta_path.remove(self); os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Send())\n"
+        "import diffnum.__main__ as m; m.main()"
+    )
+    run = python(code, "solvers")
+    assert (run.returncode, run.stdout, run.stderr) == (status, "", f"diffnum: {says}\n")
 
 
 def documented():
@@ -160,13 +251,101 @@ def test_order_says_when_a_claim_does_not_hold(call, tmp_path):
         ("compare --images x.png", "no images"),
         ("compare --target cifar10 --out x.png --images x.png", "name two files"),
         ("compare --target cifar10 --solver prk:midpoint=x", "midpoint"),
+        *((f"{words} {10**23}", f"{words.split()[-1]}") for words in (
+            "sample -n", "sample --steps", "sample --batch", "sample --columns", "sample --seed", "quality -n",
+            "quality --steps", "order --solver ddim --steps 10,", "compare --nfe", "compare -n", "compare --seed",
+            "order --solver ddim --seed",
+        )),
+        ("sample --scale 9223372036854775808", "--scale"),
+        ("sample --scale 400", "image readers open"),
+        ("compare --target cifar10 --images x.png --scale 900", "image readers open"),
+        ("compare --scale 9223372036854775808", "--scale"),
+        ("sample --device hpu", "does not exist"),
+        (f"sample --out {'n' * 300}.png", "choose a shorter name"),
+        (f"quality --out {'n' * 300}.json", "choose a shorter name"),
+        ("order --solver ddim --process psld", "ddim integrates isotropic"),
+        ("order --solver heun --t-end 0", "cannot end"),
+        ("order --solver pndm_variable --option order=7", "order=7"),
+        ("compare --solver ddim --process psld", "ddim integrates isotropic"),
     ],
-)
-def test_refusals(call, tmp_path, arguments, says):
-    result = call(*arguments.split())
+)  # fmt: skip
+def test_refusals(call, tmp_path, monkeypatch, arguments, says):
+    """One line, nothing written, and before the work: no reference solution has been computed."""
+    from diffnum.measure import reference
+
+    monkeypatch.setattr(reference, "solve_ivp", lambda *_, **__: pytest.fail("the work had begun"))
+    result = call(*arguments.replace(", ", ",").split())
     assert result.exit_code == 1
-    assert result.stderr.startswith("diffnum: ") and result.stderr.count("\n") == 1 and says in result.stderr
+    assert result.stderr.startswith("diffnum: ") and result.stderr.count("\n") == 1 and says.strip(",") in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written_to_are_refused_first(call, tmp_path):
+    (tmp_path / "locked.png").write_text("")
+    (tmp_path / "locked.png").chmod(0o444)
+    (tmp_path / "folder.png").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for command in ("sample", "order --solver ddim", "compare"):
+        for name, says in (("locked", "it is read-only; make it writable"), ("folder", "it is a folder; name a file")):
+            result = call(*command.split(), "--out", f"{name}.png")
+            assert result.exit_code == 1 and result.stderr == f"diffnum: --out {name}.png: {says}" + result.stderr.split(
+                says
+            )[1]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["sample", "order --solver ddim", "compare", "quality", "train"])
+def test_too_little_memory_is_one_line_with_options_that_there_are(call, monkeypatch, command):
+    from diffnum import named
+    from diffnum.images import train
+
+    texts = "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes", "CUDA out of memory. Tried"
+    for error in (MemoryError(), *map(RuntimeError, (*texts, "DefaultCPUAllocator: can't allocate memory"))):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(named, "grid", fail)
+        monkeypatch.setattr(train, "train", fail)
+        result = call(*command.split())
+        assert result.exit_code == 1 and result.stderr.startswith("diffnum: out of memory; use a smaller -")
+        known = {flag for p in typer.main.get_command(cli.app).commands[command.split()[0]].params for flag in p.opts}
+        assert {word for word in result.stderr.split() if word.startswith("-")} <= known
+
+
+def test_the_largest_sheet_is_one_that_pillow_opens():
+    assert PIXELS == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_bar_ends_where_it_said_it_would(call, monkeypatch):
+    seen = []
+
+    class Watched(Meter):
+        def __init__(self, *given, **more):
+            super().__init__(*given, **more)
+            seen.append(self)
+
+    monkeypatch.setattr(inspect.getmodule(cli.order.order), "Meter", Watched)
+    for words in ("--solver f_pndm", "--solver ancestral", "--solver gddim --process cld --option corrector=pec"):
+        call("order", *words.split(), "--steps", "10,20")
+        assert seen[-1].done == seen[-1].total > 0, words
+
+
+def test_a_sheet_out_of_range_is_no_success(call, tmp_path):
+    from diffnum.solvers import registry
+
+    def bad(problem, u, times):
+        for state in registry["ddim"](problem, u, times):
+            yield state * 30
+
+    vars(bad).update(vars(registry["ddim"]))
+    registry["bad"] = bad
+    try:
+        result = call("sample", "--solver", "bad", "--steps", 1, "-n", 2)
+    finally:
+        del registry["bad"]
+    assert result.exit_code == 1 and (tmp_path / "samples.png").exists() and "-> samples.png" in result.stdout
+    assert result.stderr.count("\n") == 1 and "% of the numbers are far out of range" in result.stderr
 
 
 def test_option_values_have_the_type_of_their_default():
@@ -258,6 +437,40 @@ def test_sample_writes_a_sheet_and_arrays(call, tmp_path):
 
 
 @pytest.mark.weights
+def test_sample_is_guided_to_labels_in_turn(call, tmp_path):
+    """Image i has label i modulo their number, whatever the batch, and one column for each of several labels."""
+    guided = (*TINY[:-4], "--steps", "2", "--solver", "ddim", "-n", "4", "--npz", "--guidance", "2")
+    assert call(*guided, "--label", "ship,horse", "--label", "0", "--batch", "3", "--out", "a.png").exit_code == 0
+    assert picture(tmp_path / "a.png").shape == (2 + 2 * 66, 2 + 3 * 66, 3)
+    with np.load(tmp_path / "a.npz") as made:
+        x, labels = made["x"], made["label"].tolist()
+        assert (made["nfe"], made["guidance"], len(str(made["guide_sha256"]))) == (2, 2.0, 64)
+    assert labels == ["ship", "horse", "airplane", "ship"]
+    assert call(*guided, "--label", "ship", "--out", "b.png").exit_code == 0
+    with np.load(tmp_path / "b.npz") as made:
+        one = made["x"]
+    assert np.abs(one - x).max(axis=(1, 2, 3)).round(3).tolist()[::3] == [0, 0] and np.abs(one - x)[1].max() > 0.01
+    assert call(*TINY, "--out", "c.npz").exit_code == 0
+    with np.load(tmp_path / "c.npz") as made:
+        assert (made["guidance"], str(made["guide_sha256"]), made["label"].tolist()) == (0, "", [""] * 3)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--label", "cat"), "needs guidance"), (("--guidance", "2", "--label", "cta"), "did you mean cat"),
+        (("--guidance", "-1"), "at least 0"), (("--guidance", "1", "--process", "blurring"), "blurring"),
+    ],
+)  # fmt: skip
+def test_guidance_that_there_is_not_is_refused(call, tmp_path, arguments, says):
+    for command in (TINY, ("quality", "--solver", "ddim", "--steps", "1", "-n", "4")):
+        result = call(*command, *arguments)
+        assert result.exit_code == 1 and says in result.stderr and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.weights
 def test_images_depend_on_seed_and_index_alone(call, tmp_path):
     def draw(name, *more):
         assert call(*TINY, "--out", name, *more).exit_code == 0
@@ -273,27 +486,26 @@ def test_images_depend_on_seed_and_index_alone(call, tmp_path):
 @pytest.mark.weights
 @pytest.mark.parametrize("how", ["--process ve", "--process vp-cosine --dtype bfloat16", "--process vp-ddpm --denoise"])
 def test_sample_on_every_process(call, tmp_path, how):
-    result = call("sample", "-n", "1", "--steps", "3", "--solver", "s_pndm", "--out", "a.png", *how.split())
+    result = call("sample", "-n", "1", "--steps", "3", "--solver", "ddim", "--out", "a.png", *how.split())
     assert result.exit_code == 0, result.output
     assert picture(tmp_path / "a.png").shape == (68, 68, 3)
 
 
 @pytest.mark.parametrize(
-    ("process", "solver", "options"),
+    ("process", "solver", "steps", "options"),
     [
-        ("cld", "gddim", ["--option", "order=2"]),
-        ("psld", "reduced_oba", []),
-        ("blurring", "gddim", ["--option", "corrector=pec"]),
-        ("ve", "er_sde", ["--option", "phi=x^1.5"]),
+        ("cld", "gddim", 2, ["--option", "order=2"]),
+        ("psld", "sscs", 4, []),
+        ("blurring", "gddim", 16, ["--option", "corrector=pec"]),
+        ("ve", "er_sde", 2, ["--option", "phi=x^1.5"]),
     ],
 )
-def test_sample_with_momentum_blur_and_noise(call, tmp_path, process, solver, options):
+def test_sample_with_momentum_blur_and_noise(call, tmp_path, process, solver, steps, options):
     """Phase space and blurring give images too, the latter with its own network."""
-    result = call("sample", "--process", process, "--solver", solver, "--grid", "quadratic", "--steps", 2, "-n", 2,
+    result = call("sample", "--process", process, "--solver", solver, "--grid", "quadratic", "--steps", steps, "-n", 2,
                   "--scale", 1, *options)  # fmt: skip
     assert result.exit_code == 0, result.output
-    evaluations = 3 if "corrector=pec" in options else 2
-    assert f"{evaluations} network evaluations" in result.output
+    assert f"{steps + ('corrector=pec' in options)} network evaluations" in result.output
     assert picture(tmp_path / "samples.png").std() > 5
     assert "integrates isotropic" in call("sample", "--process", "cld", "--steps", 2).output
 

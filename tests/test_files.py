@@ -168,5 +168,3 @@ def test_stored_results_are_found_from_anywhere(tmp_path, monkeypatch):
         files.stored("psld_100")
     with pytest.raises(DiffnumError, match="not at hand"):
         files.stored("nonsense")
-
-

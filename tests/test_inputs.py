@@ -3,13 +3,12 @@
 One test for each kind of fault. Numbers are compared bit for bit, or with finite differences.
 """
 
-import gc
 import os
 import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -22,7 +21,7 @@ from diffnum import grids, noise
 from diffnum.denoisers import network as nets
 from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
-from diffnum.errors import Unchangeable, WrongKind
+from diffnum.errors import Unchangeable
 from diffnum.measure import analysis, plots
 from diffnum.measure.checks import assert_exact
 from diffnum.processes.schedules import Cosine, Linear, Table
@@ -62,7 +61,6 @@ def forget():
     modules = [module for name, module in sys.modules.items() if name.startswith("diffnum")]
     for value in [value for module in modules for value in vars(module).values()]:
         getattr(value, "cache_clear", lambda: None)()
-    gc.collect()
 
 
 # ------------------------------------------------------------------------------------------- nothing changes later
@@ -222,6 +220,11 @@ def small_network(kind):
     return nets.Network(net, nets.Wiener(torch.zeros(3, 32, 32, device="cpu"), cov))
 
 
+class Timeless(torch.nn.Linear):
+    def forward(self, u, t):
+        return super().forward(u)
+
+
 DENOISERS = {
     "point": lambda: dn.PointMass(rand(*EVENT)),
     "full": lambda: dn.Gaussian(rand(2), [[2.0, 1.0], [1.0, 3.0]]),
@@ -229,7 +232,7 @@ DENOISERS = {
     "empirical": lambda: dn.Empirical(rand(300, *EVENT)),
     "network": lambda: small_network("edm"),
     "blurring network": lambda: small_network("blurring"),
-    "prediction": lambda: dn.from_prediction(torch.nn.Linear(2, 2, dtype=torch.float32, device="cpu"), dn.VP()),
+    "prediction": lambda: dn.from_prediction(Timeless(2, 2, dtype=torch.float32, device="cpu"), dn.VP()),
 }
 
 
@@ -254,9 +257,8 @@ def test_what_surrounds_a_denoiser_changes_nothing(name):
     for mode, enter in AMBIENT.items():
         if name == "prediction":
             make = lambda: dn.from_prediction(made.model, dn.VP())  # noqa: E731
-        with enter():
-            with torch.no_grad():
-                other = values()
+        with enter(), torch.no_grad():
+            other = values()
         assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True)), mode
 
 
@@ -345,9 +347,10 @@ def test_empirical_refuses_gradients():
         times = grids.quadratic(problem.process, 3)
         assert dn.solve(problem, "gddim", u, times).u.isfinite().all()
         assert dn.solve(problem, "gddim", u.detach(), times, gradients=True).u.isfinite().all()
-        for call in (lambda: dn.solve(problem, "gddim", u, times, gradients=True), lambda: problem.velocity(u, 0.5)):
-            with pytest.raises(dn.DiffnumError, match="no gradient"):
-                call()
+        with pytest.raises(dn.DiffnumError, match="no gradient"):
+            dn.solve(problem, "gddim", u, times, gradients=True)
+        with pytest.raises(dn.DiffnumError, match="no gradient"):
+            problem.velocity(u, 0.5)
 
 
 # --------------------------------------------------------------------------------------------- states and layouts
@@ -367,19 +370,20 @@ def odd_tensors(shape):
 def test_states_of_another_kind_are_refused_by_name(process):
     problem, shape = problem_of(process), MAKERS[process]().state_shape((2, *EVENT), data=True)
     made, times = problem.process, grids.uniform(problem.process, 2)
+    calls = (
+        lambda u: dn.solve(problem, "gddim", u, times),
+        lambda u: registry["gddim"](problem, u, times),
+        lambda u: problem.eps(u, 0.5),
+        lambda u: problem.x0(u, [0.5]),
+        lambda u: problem.drift(u, u, 0.5),
+        lambda u: made.perturb(u, 0.5),
+        made.encode,
+        made.decode,
+    )
     for u in odd_tensors(shape):
-        for call in (
-            lambda: dn.solve(problem, "gddim", u, times),
-            lambda: registry["gddim"](problem, u, times),
-            lambda: problem.eps(u, 0.5),
-            lambda: problem.x0(u, [0.5]),
-            lambda: problem.drift(u, u, 0.5),
-            lambda: made.perturb(u, 0.5),
-            lambda: made.encode(u),
-            lambda: made.decode(u),
-        ):
+        for call in calls:
             with pytest.raises(TypeError, match=r"^(u|x0) is "):
-                call()
+                call(u)
     for dtype in (torch.float16, torch.int32, torch.complex64, torch.float8_e5m2, "float32", np.float32, None):
         with pytest.raises(TypeError, match=r"^dtype=.*use torch\.float32"):
             problem.prior((2, *EVENT), dtype=dtype)
@@ -398,6 +402,7 @@ ANSWERS = {
     "another device": lambda x: x.to("meta"),
     "whole numbers": lambda x: x.int(),
     "complex": lambda x: x.to(torch.complex128),
+    "half": lambda x: x.half(),  # a prediction is widened; of a bare denoiser it is refused
 }
 
 
@@ -409,27 +414,16 @@ def test_what_a_model_returns_is_checked_at_its_first_evaluation(answer):
         seen.append(x)
         return ANSWERS[answer](x)
 
-    denoisers = [dn.from_prediction(model, dn.VP(), kind) for kind in ("eps", "x0", "v", "score")]
+    kinds = () if answer == "half" else ("eps", "x0", "v", "score")
+    denoisers = [dn.from_prediction(model, dn.VP(), kind) for kind in kinds]
     bare = type("Bare", (), {"__call__": lambda self, x, s: model(x), "eps": lambda self, x, s: model(x)})()
     for denoiser in (*denoisers, bare):
         problem, u = dn.Problem(dn.VP(), denoiser), rand(2, *EVENT)
-        for call in (
-            lambda: dn.solve(problem, "ddim", u, [1.0, 0.5, 0.1]),
-            lambda: dn.solve(problem, "dpmpp_2m", u, [1.0, 0.5, 0.1]),
-            lambda: problem.eps(u, 0.5),
-        ):
+        for solver in ("ddim", "dpmpp_2m", None):
             seen.clear()
             with pytest.raises(OURS, match=r"(model|denoiser) returned"):
-                call()
+                dn.solve(problem, solver, u, [1.0, 0.5, 0.1]) if solver else problem.eps(u, 0.5)
             assert len(seen) == 1
-    with pytest.raises(dn.DiffnumError, match="float32"):
-        problem = dn.Problem(dn.VP(), bare)
-        ANSWERS["narrow"] = lambda x: x.float()
-        answer = "narrow"
-        try:
-            dn.solve(problem, "ddim", u, [1.0, 0.5])
-        finally:
-            del ANSWERS["narrow"]
 
 
 def test_models_of_diffusers_are_understood():
@@ -454,12 +448,10 @@ def test_noise_of_a_wrong_shape_is_not_spread(process):
     u, times = problem.prior((2, *EVENT)), grids.uniform(problem.process, 3)
     wrong = [lambda u: u[0], lambda u: u[..., :1], lambda u: u.double(), lambda u: u.numpy(), lambda u: None]
     for source in (*(noise.Replay([torch.zeros(4)]), noise.Replay([torch.zeros(())])), *wrong, 3, u, "noise"):
-        for call in (
-            lambda: dn.solve(problem, "euler_maruyama", u, times, noise=source),
-            lambda: list(registry["euler_maruyama"](problem, u, times, noise=source)),
-        ):
-            with pytest.raises(OURS, match=r"noise|draws\[0\]"):
-                call()
+        with pytest.raises(OURS, match=r"noise|draws\[0\]"):
+            dn.solve(problem, "euler_maruyama", u, times, noise=source)
+        with pytest.raises(OURS, match=r"noise|draws\[0\]"):
+            list(registry["euler_maruyama"](problem, u, times, noise=source))
     with pytest.raises(TypeError, match="noise"):
         registry["euler_maruyama"](problem, u, times)
     draws = np.random.default_rng(0).standard_normal((3, *u.shape))
@@ -486,8 +478,9 @@ def test_a_time_in_any_form(process):
             torch.testing.assert_close(field(u, t), each, rtol=1e-12, atol=1e-11)
     x0 = rand(3, *EVENT)
     assert problem.process.perturb(x0, rows).shape == u.shape
-    for bad in ("0.5", None, True, 1j, object(), {}, -0.1, float("nan"), float("inf"), 1e6, [0.5, 0.5], [[0.5] * 3],
-                ["0.5"] * 3, [0.5, -1, 0.5], [0.5, float("nan"), 0.5], torch.tensor([0.5 + 0j] * 3), 10**400):  # fmt: skip
+    numbers = ("0.5", None, True, 1j, object(), {}, -0.1, float("nan"), float("inf"), 1e6, 10**400)
+    tables = ([0.5, 0.5], [[0.5] * 3], ["0.5"] * 3, [0.5, -1, 0.5], [0.5, float("nan"), 0.5], torch.ones(3) * 1j)
+    for bad in (*numbers, *tables):
         for field in (problem.eps, problem.velocity, lambda u, t: problem.process.perturb(x0, t)):
             with pytest.raises((TypeError, ValueError), match=r"\bt[ =]"):
                 field(u, bad)
@@ -591,6 +584,7 @@ def test_what_is_no_number_of_this_kind_is_refused(name):
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
+UNIFORM = analysis.ladder(grids.uniform, dn.VP())
 COUNTS = ["10", None, True, 2.0, float("nan"), 0, -1, 10**30, [3], object(), 2.5]
 
 
@@ -606,7 +600,7 @@ COUNTS = ["10", None, True, 2.0, float("nan"), 0, -1, 10**30, [3], object(), 2.5
         lambda v: dn.Empirical(rand(3, 2)).sample(v),
         lambda v: noise.Seeded(v if v != 0 else -1),
         lambda v: noise.Seeded(0, [v if v != 0 else -1]),
-        lambda v: analysis.convergence(problem_of("vp"), "ddim", rand(1, *EVENT), lambda n: grids.uniform(dn.VP(), n), [v]),
+        lambda v: analysis.convergence(problem_of("vp"), "ddim", rand(1, *EVENT), UNIFORM, [v]),
         lambda v: dn.solve(problem_of("vp"), "pndm_variable", rand(2, *EVENT), [1, 0.5], order=v),
     ],
 )  # fmt: skip
@@ -672,7 +666,6 @@ def test_a_trajectory_is_drawn_in_data_space(monkeypatch):
         plots.trajectory(run, count=4)
         seen = drawn.pop().unflatten(0, (2, 4))
         assert torch.equal(seen[:, 0], problem.process.decode(u)) and torch.equal(seen[:, -1], run.x)
-    assert nullcontext and WrongKind
 
 
 # ------------------------------------------------------------------------------------------------- damaged files

@@ -50,8 +50,6 @@ FLOORS = {
     "measure.analysis": 5.3,  # the public names of the five above
     "measure.checks": 5.4,
     "measure": 5.5,
-    "claims": 6,
-    "classroom": 6,
     "interop": 6,
     "images.data": 6,
     "images.optimisers": 6,
@@ -66,19 +64,20 @@ FLOORS = {
     "images.job": 6.15,
     "images.train": 6.2,
     "images": 6.3,
-    "__init__": 6.5,  # the public names: the command line may use them, nothing below
+    "__init__": 6.5,  # the public names, for what reads like a lab and for the command line; nothing below uses them
+    "claims": 6.6,
+    "classroom": 6.6,
     "cli.common": 7,
     "cli": 7.1,
     "cli.__init__": 7.2,
-    "cli.__main__": 7.3,
     "__main__": 7.3,
+    "cli.__main__": 7.4,
 }
-SHARED_INSIDE = {"processes", "denoisers", "derive"}  # files of these packages may import each other
+SHARED_INSIDE = {"processes", "denoisers", "derive", "claims", "classroom"}  # files of these packages may import each other
 LINES = 450  # of a file of the library: a reader takes in one screen after another, not a thousand lines
-TOO_LONG = {"diffnum/images/train.py"}  # being split
 FORBIDDEN_IN_SOLVERS = {"sympy", "matplotlib", "PIL", "typer", "rich", "safetensors", "pooch"}
 ONLY_IN = {  # each of these libraries is imported by the modules that are about it
-    "sympy": {"derive"},
+    "sympy": {"derive", "claims"},
     "matplotlib": {"measure", "cli"},
     "typer": {"cli"},
     "safetensors": {"denoisers", "images"},
@@ -161,8 +160,8 @@ def floor_violations(path: Path) -> list[str]:
             continue
         target = resolve(name.partition(".")[2])
         if target.startswith("derive"):
-            if floor_of(module) < 7:
-                bad.append(f"{module} imports {name}: the two towers meet only in tests and notebooks")
+            if floor_of(module) < 6.6:
+                bad.append(f"{module} imports {name}: the two towers meet only in claims, tests and notebooks")
             continue
         target_top = target.split(".")[0]
         if target == module or (top in SHARED_INSIDE and target_top == top):
@@ -226,7 +225,7 @@ def test_no_private_names_cross_modules(path):
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_no_file_is_too_long(path):
     count = len(path.read_text(encoding="utf-8").splitlines())
-    assert (count > LINES) == (relative(path) in TOO_LONG), f"{count} lines; split a file of more than {LINES} by theme"
+    assert count <= LINES, f"{count} lines; split a file of more than {LINES} by theme"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

@@ -8,7 +8,7 @@ import torch
 import diffnum as dn
 from diffnum import checks, grids
 from diffnum.coefficients import adams_bashforth, combine
-from diffnum.denoisers.targets import smooth, thin
+from diffnum.denoisers.targets import thin
 from diffnum.measure.analysis import convergence, ladder, standard_problem, weak_convergence
 from diffnum.measure.standard import RANGES
 from diffnum.solvers import registry, transfer

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -200,8 +201,69 @@ def test_weights_that_have_changed_are_not_drawn_with(tmp_path):
         quality.images(old, 2, tmp_path)
     assert not list(tmp_path.rglob("*.npz"))
     quality.images(plan, 2, tmp_path)
-    (quality._place(plan, tmp_path) / "000000.npz").rename(quality._place(old, tmp_path) / "000000.npz")
+    relabel(quality._place(plan, tmp_path) / "000000.npz", quality._place(old, tmp_path) / "000000.npz",
+            recipe=json.dumps(old, sort_keys=True))  # fmt: skip
     assert len(quality.images(old, 2, tmp_path)[0]) == 2, "what was drawn with them is still read"
+
+
+def relabel(source, target, **changes):
+    """A copy of a file of images with other contents."""
+    with np.load(source) as file:
+        held = {**file, **changes}
+    np.savez(target, **{key: value for key, value in held.items() if value is not None})
+
+
+@weights
+def test_a_file_of_another_recipe_or_another_place_is_refused(tmp_path):
+    plan, other = quality.recipe(**SMALL), quality.recipe(**{**SMALL, "seed": 1})
+    quality.images(plan, 4, tmp_path)
+    quality.images(other, 2, tmp_path)
+    first, second = (quality._place(plan, tmp_path) / f"{i:06d}.npz" for i in (0, 2))
+    good = first.read_bytes()
+    forged = [
+        lambda: first.write_bytes((quality._place(other, tmp_path) / "000000.npz").read_bytes()),
+        lambda: first.write_bytes(second.read_bytes()),
+        *(lambda changes=changes: relabel(first, first, **changes) for changes in (
+            {"recipe": None}, {"first": None}, {"images": np.zeros((2, 32, 32, 3))}, {"finite": np.ones(2)},
+            {"images": np.zeros((2, 16, 32, 3), np.uint8)}, {"finite": np.ones(3, bool)}, {"nfe": np.array("x")},
+        )),
+    ]  # fmt: skip
+    for forge in forged:
+        first.write_bytes(good)
+        forge()
+        with pytest.raises(DiffnumError, match=r"000000.npz is damaged .+ delete it"):
+            quality.images(plan, 4, tmp_path)
+    if hasattr(os, "mkfifo"):
+        first.unlink()
+        os.mkfifo(first)
+        with pytest.raises(DiffnumError, match="a pipe"):
+            quality.images(plan, 4, tmp_path)
+
+
+def test_no_distance_of_images_that_were_lost():
+    grey = np.full((4, 32, 32, 3), 128, np.uint8)
+    for lost in (4, 3):
+        with pytest.raises(DiffnumError, match=f"{lost} of 4 images were lost"):
+            quality.score({}, grey, 2, lost)
+
+
+@weights
+def test_guidance_is_part_of_the_recipe(tmp_path):
+    """It names the guide; without guidance a recipe does not mention it, so that older ones stay what they are."""
+    plain = quality.recipe(**SMALL)
+    assert not {"guidance", "label", "guide_sha256"} & set(plain)
+    plan = quality.recipe(**{**SMALL, "half": False}, guidance=2.0, label=["ship", 7, "cat"])
+    assert plan["label"] == ["ship", "horse", "cat"] and plan["guidance"] == 2.0 and len(plan["guide_sha256"]) == 64
+    drawn = quality.images(plan, 4, tmp_path)[0]
+    ship = quality.images({**plan, "label": ["ship"]}, 4, tmp_path)[0]
+    same = [int(np.abs(a.astype(int) - b).max()) <= 1 for a, b in zip(drawn, ship, strict=True)]
+    assert same == [True, False, False, True], "labels are taken in turn, across batches"
+    with pytest.raises(DiffnumError, match=r"guide_sha256 .*, but the recipe says 000000000000"):
+        quality.images({**plan, "guide_sha256": "0" * 64}, 4, tmp_path)
+    with pytest.raises(ValueError, match="needs guidance"):
+        quality.recipe(**SMALL, label="cat")
+    (tmp_path / "a.json").write_text(json.dumps({"recipe": plain, "n": 4, "nfe": 2}))
+    assert quality.result(tmp_path / "a.json")["recipe"] == plain
 
 
 @weights
@@ -287,7 +349,7 @@ def test_command_writes_all_that_repeats_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1]", "{}", '{"recipe": "ddim", "n": 4, "nfe": 1}', '{"recipe": {"seed": 0}, "n": 4, "nfe": 1}']
+    "text", ["", "[1]", "{}", "[" * 100_000, "\x00", '{"recipe": "ddim", "n": 4, "nfe": 1}', '{"recipe": {"seed": 0}, "n": 4, "nfe": 1}']
 )
 def test_what_is_no_result_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)

@@ -1,4 +1,4 @@
-"""The command line: ``diffnum sample | solvers | order | compare | quality | train``, one file a command.
+"""The command line: ``diffnum sample | solvers | order | compare | check | problems | quality | train``.
 
 Torch is imported inside the commands, so ``diffnum --help`` answers at once. Every refusal is one line on stderr that
 begins with ``diffnum:`` and says what to do; the exit status is 0 for success, 1 for a refusal (or an order that is not
@@ -7,39 +7,32 @@ Results are written before anything is printed about them.
 """
 
 import os
-import signal
 import sys
 from typing import Any
 
 import typer
 
-from diffnum.cli import compare, order, quality, sample, solvers, train
-from diffnum.cli.common import Stream, app, complain
-
-TERMINATED = 128 + signal.SIGTERM
+from diffnum.cli import check, claims, compare, order, problems, quality, sample, solvers, train
+from diffnum.cli.common import Stream, app, complain, sentence
 
 
 def main() -> None:
-    """The entry point: usage mistakes, too, are one line, and none is a traceback."""
+    """Run the command; usage mistakes, too, are one line, and none is a traceback.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: :func:`diffnum.__main__.main` tells of the first, and of SIGTERM.
+    """
     streams: Any = sys
     streams.stdout, streams.stderr = (Stream(s) if s is not None else s for s in (sys.stdout, sys.stderr))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # an exception, so that nothing is left half-written
     try:
         status = app(standalone_mode=False)
-        if status == 130:
-            complain("interrupted")
-    except KeyboardInterrupt:
-        complain("interrupted")
-        status = 130
-    except SystemExit as end:
-        if end.code == TERMINATED:
-            complain("terminated")
-        raise
+    except OSError as error:  # of standard output, in help and version
+        complain(sentence(error))
+        status = 1
     except Exception as error:
         # Typer's usage errors know how to word themselves; its own copy of click has no public name to catch.
         if type(error).__name__ == "Abort":
-            complain("interrupted")
-            sys.exit(130)
+            raise KeyboardInterrupt from None
         if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
             raise
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -47,6 +40,8 @@ def main() -> None:
         else:
             complain(f"{' '.join(error.format_message().split())} (diffnum --help shows what there is)")
         status = error.exit_code
+    if status == 130:
+        raise KeyboardInterrupt
     if sys.stdout is not None:
         sys.stdout.flush()
     sys.exit(status if isinstance(status, int) else 0)

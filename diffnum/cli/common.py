@@ -156,6 +156,15 @@ def read_value(key: str, text: str, default: Any) -> Any:
         raise ValueError(f"option {key}={text!r} must be of type {type(default).__name__}, like {default!r}") from None
 
 
+def classes(given: list[str]) -> list[str | int] | None:
+    """Labels from ``--label``, each a name or number or several with commas between; ``all`` are the ten in order."""
+    from diffnum.denoisers.guide import NAMES
+
+    texts = [text.strip() for one in given for text in one.split(",")]
+    names = [name for text in texts for name in (NAMES if text == "all" else (text,))]
+    return [int(name) if name.isdecimal() else name for name in names] or None
+
+
 def whole(option: str, value: int, low: int = 1, high: int = MOST) -> int:
     """A whole number from ``low`` to ``high``."""
     if not low <= value <= high:

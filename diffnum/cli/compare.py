@@ -9,7 +9,15 @@ import typer
 
 from diffnum import named
 from diffnum.cli.common import (
-    Meter, app, explained, increasing, make_device, sheet_fits, solver_with_options, whole, writable,
+    Meter,
+    app,
+    explained,
+    increasing,
+    make_device,
+    sheet_fits,
+    solver_with_options,
+    whole,
+    writable,
 )  # fmt: skip
 from diffnum.named import GRIDS, PROCESSES
 

@@ -3,6 +3,7 @@
 import os
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -20,7 +21,7 @@ def order(
     steps: str = typer.Option(None, help="Increasing step counts; by default 40 to 640. Only the fine end is judged."),
     target: str = typer.Option("smooth", help="Exact problem in R^4: smooth (a mixture), thin (on planes), gaussian."),
     t_start: float = typer.Option(
-        None, help="First time; by default where sigma/alpha is 3. vp, cld, psld: prior at 1."
+        None, help="First time; by default where sigma/alpha is 3. Prior: 1 (vp, cld, psld)."
     ),
     t_end: float = typer.Option(None, help="Last time; by default where it is 0.05. With 0, F-PNDM falls to order 1."),
     seed: int = typer.Option(0, help="Seed of the 8 start states."),
@@ -99,10 +100,11 @@ def order(
     for n, nfe, error, slope in zip(result.steps, result.nfe, result.errors, slopes, strict=True):
         table.add_row(str(n), str(nfe), f"{error:.2e}", slope)
     Console().print(table, markup=False)
+    claims: Any = run
     try:
         assert_order(result)
         verdict, status = f"order {result.claim} is claimed, {result.order:.2f} observed: confirmed", 0
-        above = run.order(grid=kind_of(times(counts[-1]), noising), process=noising, **options)
+        above = claims.order(grid=kind_of(times(counts[-1]), noising), process=noising, **options)
         if above != result.claim and t_start is None:
             verdict += f" (started at the prior, --t-start {noising.t_max:g}, it claims {above})"
     except AssertionError as error:

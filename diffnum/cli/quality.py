@@ -5,8 +5,8 @@ from pathlib import Path
 import typer
 
 from diffnum import named
+from diffnum.cli.common import Meter, app, classes, complain, explained, make_device, solver_options, whole, writable
 from diffnum.files import place, write
-from diffnum.cli.common import Meter, app, complain, explained, make_device, solver_options, whole, writable
 from diffnum.named import GRIDS, PROCESSES
 
 
@@ -25,6 +25,12 @@ def quality(
     half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
+    guidance: float = typer.Option(
+        None, help="Guide the network with this weight: 1 estimates the posterior mean, 2 to 3 make clearer pictures."
+    ),
+    label: list[str] = typer.Option(
+        [], help="Guide to this class; repeat for several, or all, which are taken in turn. Needs --guidance."
+    ),
     folder: Path = typer.Option(".runs/quality", help="Keeps the images; an interrupted run goes on from there."),
     against: Path = typer.Option(
         None, help="A result of another run with the same seed, to compare with image by image."
@@ -59,8 +65,9 @@ def quality(
     run, where = find(solver), make_device(device)
     options = solver_options(run, option)
     recipe = measuring.recipe(
-        solver, steps, process, grid, t_end, options, denoise, network, half, seed, device=str(where)
-    )
+        solver, steps, process, grid, t_end, options, denoise, network, half, seed, device=str(where),
+        label=classes(label), guidance=guidance,
+    )  # fmt: skip
     other = measuring.result(against) if against is not None else None
     if other is not None and (other["recipe"]["seed"], other["n"]) != (seed, number):
         raise ValueError(

@@ -2,7 +2,8 @@
 
 from diffnum.denoisers.empirical import Empirical
 from diffnum.denoisers.exact import Gaussian, GaussianMixture, PointMass
-from diffnum.denoisers.network import Network, load
+from diffnum.denoisers.guided import Guided, load
+from diffnum.denoisers.network import Network
 from diffnum.denoisers.prediction import from_prediction
 
-__all__ = ["Empirical", "Gaussian", "GaussianMixture", "Network", "PointMass", "from_prediction", "load"]
+__all__ = ["Empirical", "Gaussian", "GaussianMixture", "Guided", "Network", "PointMass", "from_prediction", "load"]

@@ -123,7 +123,7 @@ class Empirical(Frozen):
 
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """n points drawn with replacement, (n, *event) on the CPU; without a generator those of seed 0."""
-        n, generator = drawing(n, self.shape, generator)
+        n, generator = drawing(n, self.shape, generator, dtype)
         k = torch.randint(len(self), (n,), generator=generator, device="cpu")
         return _widen(self._copies[self._device][0][k.to(self._device)].cpu(), dtype)
 
@@ -138,8 +138,8 @@ class Empirical(Frozen):
 
     def _coloured(self, y: Tensor, sigma: Tensor, difference: bool) -> Tensor:
         """The posterior mean, or posterior_eps where difference is asked for, with a noise level per frequency."""
-        _refuse_gradients(y)
         sigma = frequencies(y, sigma, self.shape)
+        _refuse_gradients(y)
         least = sigma.min().reshape(1, 1)  # noise level `least` in a metric that counts noisier frequencies less
         out = self._sum(y, least, (least / sigma).square().expand(self.shape).reshape(-1), difference)
         out = out.reshape(y.shape)

@@ -15,6 +15,9 @@ The second form of eps has no difference of near-equal numbers, so it is right t
 Everything inside is float64 whatever x is (the log-weights need it, and the rest then costs no second pass); results
 come back in x's dtype on x's device. Source: Bayes' rule; the same model is in Karras et al. 2022, arXiv:2206.00364,
 appendix B.3, for a sum of point masses (v = 0).
+
+The logarithms inside the softmax are those of the joint density of x and its component, up to a constant. So a mixture
+knows the odds of its components at any noise level, and can be the guide of :mod:`diffnum.denoisers.guided`.
 """
 
 import math
@@ -37,6 +40,8 @@ __all__ = ["Gaussian", "GaussianMixture", "PointMass"]
 # log weights (K,), means (K, d), variances (K, d), rotations (K, d, d)
 Parameters = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
+# Noise levels are below this one: float64 holds their squares.
+LARGEST = 1e150
 # The least sigma^2: variances may be zero, and 0/0 must be the limit sigma -> 0 (D projects on the support).
 TINY = 1e-200
 # How far covariances may miss symmetry or positivity, relative to their largest entry: estimates made in float32.
@@ -101,6 +106,21 @@ class _Mixture(Frozen):
         """Gradient of log p(x; sigma) = -eps/sigma. Arguments and errors as for `eps`."""
         return (-self.eps(x, sigma) / spread(level(sigma, x), x.ndim)).to(x.dtype)
 
+    @property
+    def classes(self) -> int:
+        """The number of components: the classes that a guide tells apart."""
+        return len(self.weights)
+
+    def logits(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        r"""Log densities of x with each component, :math:`\log w_k N(x;\, m_k, C_k + \sigma^2)`: (B, K), float64.
+
+        Their log-softmax are the exact log odds :math:`\log p(k \mid x; \sigma)` of the components, their logsumexp is
+        :math:`\log p(x; \sigma)`. They are float64 whatever x is, and autograd gives the gradients by x. Arguments and
+        errors as for a call, but sigma > 0.
+        """
+        log_r, *_ = self._terms(x, level(sigma, x))
+        return log_r - 0.5 * self.size * math.log(2 * math.pi)
+
     @row_by_row
     def posterior(self, y: Tensor, sigma: Tensor) -> Tensor:
         r"""E[y0 | y] where y = y0 + sigma n are DCT coefficients with a noise level per frequency.
@@ -125,7 +145,7 @@ class _Mixture(Frozen):
 
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """n draws from the data distribution, (n, *event) on the CPU; without a generator those of seed 0."""
-        n, generator = drawing(n, self.shape, generator)
+        n, generator = drawing(n, self.shape, generator, dtype)
         _, means, variances, rotations = self._copies[torch.device("cpu")]
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         y = variances[k].sqrt() * torch.randn(n, self.size, dtype=torch.float64, generator=generator, device="cpu")
@@ -136,10 +156,15 @@ class _Mixture(Frozen):
 
     def _parts(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Parameters]:
         """r (B, K, 1), deviations d (B, K, d), variances C (1 or B, K, d), and the parameters on x's device."""
+        log_r, d, C, parameters = self._terms(x, sigma)
+        return log_r.softmax(-1)[..., None], d, C, parameters
+
+    def _terms(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Parameters]:
+        """As `_parts`, with log r up to a term common to all components, (B, K), in place of r."""
         log_weights, means, variances, rotations = parameters = self._on(x.device)
         squared = spread(sigma, 3) ** 2
         C = variances[None] + (max(squared, TINY) if isinstance(squared, float) else squared.clamp_min(TINY))
-        return *_responsibilities(self._enter(x)[:, None] - means, C, log_weights, rotations), C, parameters
+        return *_log_joint(self._enter(x)[:, None] - means, C, log_weights, rotations), C, parameters
 
     def _whitened(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Parameters, Tensor]:
         """As `_parts`, in coordinates y/sigma (means: not divided), and the scale sigma as (d,)."""
@@ -160,8 +185,8 @@ class _Mixture(Frozen):
             variances = values.square()
         C = variances[None] + 1
         d = (y.to(torch.float64).reshape(len(y), 1, self.size) - means) / scale
-        parameters = log_weights, means, variances, rotations
-        return *_responsibilities(d, C, log_weights, rotations), C, parameters, scale
+        log_r, d = _log_joint(d, C, log_weights, rotations)
+        return log_r.softmax(-1)[..., None], d, C, (log_weights, means, variances, rotations), scale
 
     def _dense(self, stds: Tensor) -> Tensor:
         """Standard deviations of pixels (K, d) as diagonal matrices, where that is not too much."""
@@ -270,7 +295,7 @@ def level(sigma: Any, x: Any, zero: bool = False) -> float | Tensor:
             raise ValueError(
                 f"sigma has shape {tuple(sigma.shape)}: give a number or one per row, {tuple(x.shape[:1])}"
             )
-        if sigma.device.type == "cpu" and not bool(((sigma >= 0 if zero else sigma > 0) & sigma.isfinite()).all()):
+        if sigma.device.type == "cpu" and not bool(((sigma >= 0 if zero else sigma > 0) & (sigma < LARGEST)).all()):
             raise ValueError(f"sigma holds a level that is not finite and {'>= 0' if zero else '> 0'}")
         return sigma.to(x.device, torch.float64)
     if not isinstance(sigma, Real) or isinstance(sigma, bool):
@@ -279,7 +304,7 @@ def level(sigma: Any, x: Any, zero: bool = False) -> float | Tensor:
         sigma = float(sigma)
     except OverflowError:
         sigma = math.inf
-    if not (0 < sigma < float("inf") or (zero and sigma == 0)):
+    if not (0 < sigma < LARGEST or (zero and sigma == 0)):
         raise ValueError(f"sigma is {sigma}: the noise level must be finite and {'>= 0' if zero else '> 0'}")
     return sigma
 
@@ -316,12 +341,15 @@ def frequencies(y: Any, sigma: Any, shape: tuple[int, ...]) -> Tensor:
     return sigma.to(y.device, torch.float64)
 
 
-def drawing(n: Any, event: tuple[int, ...], generator: Any) -> tuple[int, Generator]:
+def drawing(n: Any, event: tuple[int, ...], generator: Any, dtype: Any) -> tuple[int, Generator]:
     """How many draws of events, and the generator for them; by default one of seed 0.
 
     Raises:
-        WrongKind: not a whole number, or no generator of the CPU. ValueError, DiffnumError: none, or too many.
+        WrongKind: not a whole number, no generator of the CPU, or no floating dtype.
+        ValueError, DiffnumError: none, or too many.
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise WrongKind(f"dtype={arguments.shown(dtype)} is no floating dtype; use torch.float64")
     n = arguments.sizes("n", (n, *event), 1, "a number of draws")[0]
     if generator is None:
         return n, Generator(device="cpu").manual_seed(0)
@@ -335,12 +363,11 @@ def spread(value: float | Tensor, ndim: int) -> float | Tensor:
     return value.reshape(-1, *[1] * (ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
 
 
-def _responsibilities(d: Tensor, C: Tensor, log_weights: Tensor, rotations: Tensor | None) -> tuple[Tensor, Tensor]:
-    """r (B, K, 1), and the deviations d (B, K, d) turned into the eigenbases."""
+def _log_joint(d: Tensor, C: Tensor, log_weights: Tensor, rotations: Tensor | None) -> tuple[Tensor, Tensor]:
+    """log r (B, K) up to a term common to all components, and the deviations d (B, K, d) turned into the eigenbases."""
     if rotations is not None:
         d = torch.einsum("bki,kij->bkj", d, rotations)
-    log_r = log_weights - 0.5 * C.log().sum(-1) - 0.5 * (d * d / C).sum(-1)
-    return log_r.softmax(-1)[..., None], d
+    return log_weights - 0.5 * C.log().sum(-1) - 0.5 * (d * d / C).sum(-1), d
 
 
 def _gather(r: Tensor, d: Tensor, rotations: Tensor | None) -> Tensor:

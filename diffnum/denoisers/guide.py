@@ -1,7 +1,7 @@
 r"""The guide: a small network that knows which class a noisy image is, and whether it is real or drawn by a denoiser.
 
 It is the encoder of the U-Net with a head of eleven logits l(x, sigma): 0 to 9 the classes of CIFAR-10 (in the order
-of :data:`diffnum.images.data.CLASSES`) among real images, 10 'drawn' by the denoiser that the guide was trained
+of :data:`NAMES`) among real images, 10 'drawn' by the denoiser that the guide was trained
 against, at equal prior odds. The best possible logits are log densities of the noisy images up to a common constant,
 so that Bayes' and Tweedie's formulas give, with D the denoiser and y a class,
 
@@ -27,8 +27,11 @@ from diffnum.denoisers import network as nets
 from diffnum.denoisers.unet import Config, Encoder
 from diffnum.errors import DiffnumError
 
-CLASSES, DRAWN = 10, 10  # logits 0 to 9 are the classes, the last is 'drawn'
+#: The classes of CIFAR-10, in the order of their numbers.
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES, DRAWN = len(NAMES), len(NAMES)  # logits 0 to 9 are the classes, the last is 'drawn'
 RANGE = (0.05, 40.0)  # noise levels that a guide is trained on
+WINDOWS = ((0.2, 20.0), (0.1, 20.0))  # where its log odds of realism and of classes are right enough to be used
 
 
 class GuideNet(Encoder):
@@ -72,6 +75,8 @@ class Guide(nets.Weights):
     """
 
     kind = "guide"
+    classes, drawn = NAMES, True  # what the columns of its logits are, for diffnum.Guided
+    windows = WINDOWS
 
     def __init__(
         self,

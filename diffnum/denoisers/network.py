@@ -15,7 +15,6 @@ input, so that a float64 run is an exact float64 run of one fixed smooth functio
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -35,7 +34,7 @@ from diffnum.dct import dct2, decay, idct2
 from diffnum.denoisers.exact import floating, level
 from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
-from diffnum.errors import DiffnumError
+from diffnum.errors import DiffnumError, WrongKind
 
 KINDS = ("edm", "blurring")  # of denoisers
 LARGEST_FILE = 4 * 10**9  # bytes
@@ -101,6 +100,8 @@ class Weights(Frozen):
     half = False  # whether the network runs in bfloat16
 
     def __init__(self, net: Any, sha256: str = "", card: dict[str, Any] | None = None) -> None:
+        if not isinstance(getattr(net, "config", None), Config):
+            raise WrongKind(f"net={arguments.shown(net)} is no network of diffnum.denoisers.unet")
         self.config, self.sha256, self.card = net.config, sha256, card or {}
         self.shape = (net.config.colours, 32, 32)
         self._state = {k: v.detach().clone() for k, v in net.state_dict().items()}
@@ -132,9 +133,7 @@ class Weights(Frozen):
 
     def in_bfloat16(self) -> Any:
         """The same denoiser with the network evaluated in bfloat16: faster, and wrong by about 1 % of F."""
-        other = copy.copy(self)
-        vars(other).update(half=True, _identity=object())
-        return other
+        return self.changed(half=True)
 
     def _F(self, x: Tensor, label: Tensor) -> Tensor:
         net: Any = self._net(x.device, x.dtype)

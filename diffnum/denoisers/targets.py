@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffnum.arguments import choose
+from diffnum import arguments
 from diffnum.denoisers import Gaussian, GaussianMixture
 
 WEIGHTS = (0.35, 0.65)
@@ -49,9 +49,9 @@ def target(name: str) -> Any:
     Raises:
         KeyError: no target of that name.
     """
-    return targets[choose("exact target", name, targets, KeyError)]()
+    return targets[arguments.choose("exact target", name, targets, KeyError)]()
 
 
 def starts(process: Any, batch: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """Start states ``(batch, 4)`` for the exact problems: prior draws that depend on the seed and the row alone."""
-    return process.prior((batch, 4), dtype=dtype, seed=seed)
+    return arguments.process(process).prior((batch, 4), dtype=dtype, seed=seed)

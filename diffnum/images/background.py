@@ -86,10 +86,12 @@ class Stopping:
         self.file.unlink(missing_ok=True)
         ear, mouth = socket.socketpair()
         mouth.setblocking(False)
-        signals = (signal.SIGTERM, signal.SIGINT)
         # what Python calls in the main thread may come late; the number in the pipe comes at once
+        wakeup, signals = (
+            signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False),
+            (signal.SIGTERM, signal.SIGINT),
+        )
         before = [signal.signal(s, lambda *_: None) for s in signals]
-        wakeup = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(ear, ended), daemon=True)
         watcher.start()
@@ -114,25 +116,26 @@ class Stopping:
             if ended.is_set() or not (number or self.file.exists()):
                 continue
             group_priority(0)  # the last steps need not wait
-            if self.lock.acquire(timeout=WAIT):
-                try:
+            text, cause = "a step was just being finished; the last checkpoint stands", names.get(number)
+            try:
+                if self.lock.acquire(timeout=WAIT):
                     text = self.save()
-                except Exception as error:  # a full disk, or whatever it is
-                    text = f"the state could not be written ({error}); the last checkpoint stands"
-            else:
-                text = "a step was just being finished; the last checkpoint stands"
-            cause = names.get(number, f"the file {self.file}")
-            self.file.unlink(missing_ok=True)
-            print(f"stopped by {cause}: {text}", file=sys.stderr, flush=True)
-            sys.stdout.flush()
-            os._exit(128 + number if number else 0)
+            except Exception as error:  # a full disk, or whatever it is
+                text = f"the state could not be written ({error}); the last checkpoint stands"
+            try:
+                self.file.unlink(missing_ok=True)
+                print(f"stopped by {cause or f'the file {self.file}'}: {text}", file=sys.stderr, flush=True)
+                sys.stdout.flush()
+            finally:  # also when nobody reads what is said
+                os._exit(128 + number if number else 0)
 
 
 def yield_to_all(except_for: int | None = None) -> None:
     """Lowest priority for every thread of this process but one; and, on Linux, idle scheduling.
 
     Threads that are started later inherit it. Where every session has its own share of the processor (``autogroup`` of
-    Linux) niceness counts inside the session only; the share is lowered if this process leads its session (``setsid``).
+    Linux) all this counts inside the session only. If this process leads its session (``setsid``), the share is lowered
+    to a tenth of another's; if it were lower, a request to stop would wait for seconds on a busy machine.
     """
     if not hasattr(os, "nice"):  # not on Windows
         return
@@ -148,7 +151,7 @@ def yield_to_all(except_for: int | None = None) -> None:
                 os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
             except OSError:
                 pass  # a container may forbid either
-    group_priority(19)
+    group_priority(10)
 
 
 def group_priority(nice: int) -> None:

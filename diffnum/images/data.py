@@ -30,11 +30,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from diffnum.denoisers.guide import NAMES
 from diffnum.errors import DiffnumError
 from diffnum.files import place as placed
 from diffnum.files import read, write
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = NAMES
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 ARCHIVE, FOLDER, LOSSLESS, PACK = (
@@ -111,9 +112,11 @@ def cifar10(root: str | os.PathLike[str] | None = None, split: str = "train", ex
 
 def cache() -> Path:
     """Folder for downloads and decoded arrays: ``DIFFNUM_CACHE``, or the user's cache folder."""
+    if given := os.environ.get("DIFFNUM_CACHE"):
+        return placed(given)
     import pooch
 
-    return placed(os.environ.get("DIFFNUM_CACHE") or pooch.os_cache("diffnum"))
+    return Path(pooch.os_cache("diffnum"))
 
 
 def _advice() -> str:

@@ -18,7 +18,7 @@ import io
 import os
 from functools import cache
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -180,6 +180,7 @@ class Classification:
 
     defaults = 1000, 0.2, 10_000  # batch, peak rate, half-life of the average
     clip = float("inf")  # of the gradient's norm
+    card: ClassVar[dict[str, Any]] = {}  # what a model card says of this kind alone
 
     def __init__(self, root: str | os.PathLike[str] | None, where: torch.device) -> None:
         self.about: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,9 @@ LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 
 def drawings(
-    network: str, n: int, folder: str | os.PathLike[str]
+    network: str, n: int, folder: str | os.PathLike[str], say: Callable[[str], object] = lambda text: None
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
-    """n pictures (n, 32, 32, 3) uint8 drawn by a denoiser with all SAMPLERS, as many more for the test, and recipes.
+    """n pictures (n, 32, 32, 3) uint8 drawn by a denoiser with all SAMPLERS, ASIDE more of each for the test, recipes.
 
     Those that ``folder`` lacks are drawn, 50 at a time, each file whole or not there: a killed run goes on.
 
@@ -62,6 +63,8 @@ def drawings(
     train, test, about = [], [], []
     for i, (solver, steps, process, grid) in enumerate(SAMPLERS):
         recipe = quality.recipe(solver, steps, process, grid, network=network, seed=SEED + i)
+        if (missing := ASIDE + each - quality.drawn(recipe, folder)) > 0:
+            say(f"drawing {missing:,} pictures by {solver}, {steps} steps on {process}, into {folder}")
         found, nfe, lost = quality.images(recipe, ASIDE + each, folder)
         if lost:
             raise DiffnumError(f"{lost} pictures of {solver} have NaN or infinity; the denoiser {network} is broken")
@@ -103,12 +106,14 @@ class Guiding:
         network: str = "cifar10",
         drawn: str | os.PathLike[str] = ".runs/drawn",
         pictures: int = 12_000,
+        say: Callable[[str], object] = lambda text: None,
     ) -> None:
         self.denoiser = self.knows(network)
+        self.card = {"denoiser": {"name": network, "sha256": self.denoiser}}
         self.pixels = Pixels.find(root, where)
         test = datasets.cifar10(root, "test", exact=True)
         self.test = pixels(test.images).to(where), torch.from_numpy(test.labels).to(where)
-        train, aside, recipes = drawings(network, pictures, drawn)
+        train, aside, recipes = drawings(network, pictures, drawn, say)
         self.drawn, self.aside = pixels(train).to(where), pixels(aside).to(where)
         self.about = {**self.pixels.about, "drawn": recipes}
 

@@ -149,7 +149,7 @@ class Job:
             "images": run.images + run.before, "images_this_run": run.images, "minutes": run.seconds / 60,
             "settings": {**self.settings, "minutes": self.minutes}, "background": self.background,
             "data": self.task.about, "device": device, "amp": self.amp, "processes": self.world,
-            "torch": torch.__version__, "version": code_version(), "validation": rows,
+            "torch": torch.__version__, "version": code_version(), "validation": rows, **self.task.card,
         }  # fmt: skip
         checkpoints.publish(
             {

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnum import named
-from diffnum.denoisers import network as nets
+from diffnum import files, named
+from diffnum.denoisers.guided import Guided
+from diffnum.denoisers.network import read
 from diffnum.errors import DiffnumError
-from diffnum.files import place, read, write
+from diffnum.files import write
 from diffnum.images import data, features, metrics
 from diffnum.images.provenance import code_version
 from diffnum.measure.plots import to_uint8
@@ -36,8 +37,8 @@ from diffnum.solvers import find, solve
 BATCH = 50  # images per network call; part of a recipe, since rounding depends on it
 STATISTICS = "cifar10-reference"
 
-# Images lie in [-1, 1]. Standard normal noise, what VP starts from, is beyond 2 in 4.6 % of its numbers, and the worst
-# sheet of coarse steps that we saw in 2 %; runs that blew up in 60 % and more. So a tenth is no image, nor even noise.
+# Images lie in [-1, 1]. Standard normal noise, what VP starts from, is beyond 2 in 4.6 % of its numbers. Coarse steps
+# that still gave pictures reached 2 %, noise of size 1 left on purpose 7 %, runs that blew up 13 % to 99 %.
 FAR, TOO_MANY = 2.0, 0.1
 
 
@@ -55,11 +56,17 @@ def batches(
     denoise: bool = False,
     **options: Any,
 ) -> Iterator[Solution]:
-    """Solutions for the starts ``first`` to ``n - 1`` of a seed, ``batch`` at a time; options are the solver's."""
-    run = find(solver)
+    """Solutions for the starts ``first`` to ``n - 1`` of a seed, ``batch`` at a time; options are the solver's.
+
+    Where the denoiser is guided to a list of labels they are taken in turn: image i has that of i modulo their number.
+    """
+    run, labels = find(solver), getattr(problem.denoiser, "label", None)
     for start in range(first, n, batch):
         rows = range(start, min(start + batch, n))
         shape = (len(rows), *problem.denoiser.shape)
+        if isinstance(labels, list):
+            turn = [labels[i % len(labels)] for i in rows]
+            problem = Problem(problem.process, problem.denoiser.labelled(turn))
         u = problem.prior(shape, dtype=dtype, device=device, seed=seed, indices=rows)
         noise = Seeded(seed, rows) if draws_noise(run) else None
         yield solve(problem, run, u, times, noise=noise, denoise=denoise, **options)
@@ -78,24 +85,42 @@ def recipe(
     seed: int = 0,
     batch: int = BATCH,
     device: str = "cpu",
+    label: Any = None,
+    guidance: float | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the images of a sampler, in plain values, with the checksum of the network.
 
-    Names are those of the command line; ``half`` evaluates the network in bfloat16.
+    Names are those of the command line; ``half`` evaluates the network in bfloat16. ``label`` and ``guidance`` are
+    those of :func:`diffnum.load`; several labels are taken in turn. A recipe without guidance does not mention it.
 
     Raises:
-        KeyError, ValueError, DiffnumError: an unknown name, a bad grid, network, seed or batch.
+        KeyError, ValueError, DiffnumError: an unknown name, a bad grid, network, seed or batch, or no such class.
     """
     find(solver)
     Seeded(seed)  # refuses a bad one
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1")
     times = named.grid(grid)(named.process(process), steps, t_end=t_end)
+    denoiser = named.network(network, process, label, guidance)
     return {
         "solver": solver, "options": options or {}, "process": process, "grid": grid, "steps": steps,
         "t_end": float(times[-1]), "denoise": denoise, "network": network,
-        "weights_sha256": named.network(network, process).sha256, "half": half, "seed": seed, "batch": batch,
-        "device": torch.device(device).type,
+        "weights_sha256": denoiser.sha256, "half": half, "seed": seed, "batch": batch,
+        "device": torch.device(device).type, **guiding(denoiser),
+    }  # fmt: skip
+
+
+def guiding(denoiser: Any) -> dict[str, Any]:
+    """How a network is guided, in plain values: weight, classes by name, the guide and its windows; {} if it is not."""
+    if not isinstance(denoiser, Guided):
+        return {}
+    label = denoiser.label
+    classes = None if label is None else [denoiser.names[k] for k in (label if isinstance(label, list) else [label])]
+    real, odds = denoiser.weights
+    windows = [span and list(span) for span in denoiser.windows]
+    return {
+        "guidance": real if real == odds else [real, odds], "label": classes, "guide_sha256": denoiser.guide.sha256,
+        "windows": windows,
     }  # fmt: skip
 
 
@@ -110,7 +135,7 @@ def outside(x: Tensor) -> float:
 def _place(recipe: dict[str, Any], folder: str | os.PathLike[str]) -> Path:
     """Where the images of a recipe are kept."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return place(folder) / f"{recipe['solver']}-{digest[:12]}"
+    return files.place(folder) / f"{recipe['solver']}-{digest[:12]}"
 
 
 def drawn(recipe: dict[str, Any], folder: str | os.PathLike[str] = ".runs/quality") -> int:
@@ -141,7 +166,8 @@ def images(
     if n < 1:
         raise ValueError(f"n={n} must be at least 1")
     noising, size = named.process(recipe["process"]), recipe["batch"]
-    solver, denoiser = find(recipe["solver"]), named.network(recipe["network"], recipe["process"])
+    solver = find(recipe["solver"])
+    denoiser = named.network(recipe["network"], recipe["process"], recipe.get("label"), recipe.get("guidance"))
     problem = Problem(noising, denoiser.in_bfloat16() if recipe["half"] else denoiser)
     times = named.grid(recipe["grid"])(noising, recipe["steps"], t_end=recipe["t_end"])
     home, about = _place(recipe, folder), json.dumps(recipe, sort_keys=True)
@@ -154,11 +180,13 @@ def images(
     for first in range(0, n, size):
         file = home / f"{first:06d}.npz"
         if not file.exists():  # always a whole batch, so that n does not change the rounding
-            if denoiser.sha256 != recipe["weights_sha256"]:
-                raise DiffnumError(
-                    f"network={recipe['network']!r} has sha256 {denoiser.sha256[:12]}..., but the recipe says "
-                    f"{recipe['weights_sha256'][:12]}...: restore those weights, or make the recipe anew"
-                )
+            found = {"weights_sha256": denoiser.sha256, **guiding(denoiser)}
+            for what in ("weights_sha256", "guide_sha256", "windows"):
+                if found.get(what) != recipe.get(what):
+                    raise DiffnumError(
+                        f"network={recipe['network']!r} has {what} {found.get(what)!s:.12}..., but the recipe says "
+                        f"{recipe.get(what)!s:.12}...: restore those weights, or make the recipe anew"
+                    )
             (solution,) = batches(
                 problem, watch(solver), times, first + size, first=first, seed=recipe["seed"],
                 batch=size, device=device or recipe["device"], denoise=recipe["denoise"], **recipe["options"],
@@ -171,7 +199,7 @@ def images(
             }  # fmt: skip
             write(file, lambda stream: np.savez(stream, **kept))  # noqa: B023 - written at once
         try:
-            with np.load(io.BytesIO(read(file))) as stored:
+            with np.load(io.BytesIO(files.read(file))) as stored:
                 if str(stored["recipe"]) != about or int(stored["first"]) != first:
                     raise ValueError("it was written for another recipe or another place")
                 for name, shape, kind in (("images", (size, 32, 32, 3), np.uint8), ("finite", (size,), np.bool_)):
@@ -194,7 +222,7 @@ def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> 
     """
     if 2 * lost > len(pictures):
         raise DiffnumError(
-            f"{lost} of {len(pictures)} images were lost to NaN or infinity, and a distance would be that of the grey in "
+            f"{lost} of {len(pictures)} images were lost to NaN or infinity, and a distance would be that of grey in "
             "their place; use more steps, or another solver or grid"
         )
     network, reference = features.load(), statistics()
@@ -229,12 +257,13 @@ def result(path: str | os.PathLike[str]) -> dict[str, Any]:
         DiffnumError: it is missing, or no such file.
     """
     try:
-        blob = read(path)
+        blob = files.read(path)
     except OSError as error:
         raise DiffnumError(f"cannot read the result {path} ({error.strerror}); run diffnum quality first") from None
     try:
         found = json.loads(blob)
         wanted = [*signature(recipe).parameters, "weights_sha256"]
+        wanted = [key for key in wanted if key not in ("label", "guidance")]  # only where there is any
         missing = [key for key in wanted if key not in found["recipe"]]
         missing += [key for key in ("n", "nfe") if key not in found]
     except (ValueError, KeyError, TypeError, RecursionError):  # no JSON, or of another shape
@@ -250,7 +279,7 @@ def statistics(name: str = STATISTICS) -> metrics.Reference:
     Raises:
         DiffnumError: the file is altered, or was made with other features.
     """
-    blob, _, card, source = nets.read(name, ("reference",))
+    blob, _, card, source = read(name, ("reference",))
     if card.get("features_sha256") != features.load().sha256:
         raise DiffnumError(
             f"{source} was made with another feature network, or its .json is missing; restore both, or write them "
@@ -267,7 +296,7 @@ def write_statistics(
     Beside the file goes its card: the checksums of file, images and features.
     """
     found, network = data.cifar10(root, "train"), features.load()
-    path = place(folder) / f"{STATISTICS}.safetensors"
+    path = files.place(folder) / f"{STATISTICS}.safetensors"
     reference = metrics.Reference.of(network(found.images, exact=found.exact), source=found.source)
     reference.save(path)
     card = {

@@ -22,7 +22,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -119,6 +119,7 @@ class Denoising:
     kind = "edm"
     defaults = 128, 7e-4, 180_000  # batch, peak rate, half-life of the average
     clip = 1.0  # of the gradient's norm
+    card: ClassVar[dict[str, Any]] = {}  # what a model card says of this kind alone
 
     def __init__(self, root: str | os.PathLike[str] | None, where: torch.device) -> None:
         self.pixels = Pixels.find(root, where)

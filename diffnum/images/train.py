@@ -30,6 +30,7 @@ import torch.distributed as dist
 from diffnum.denoisers.network import Config
 from diffnum.devices import existing
 from diffnum.errors import DiffnumError
+from diffnum.files import place
 from diffnum.images import checkpoint as checkpoints
 from diffnum.images import data as datasets
 from diffnum.images.background import Stopping, alone, told
@@ -123,7 +124,7 @@ def train(
         raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {batch}")
     if background and world > 1:
         raise ValueError("background=True is for one process")
-    folder = Path(f".runs/cifar10-{kind}" if out is None else out)
+    folder = place(f".runs/cifar10-{kind}" if out is None else out)
     name = folder.resolve().name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,7 @@ def train(
             "kind": kind, "config": config, "batch": batch, "lr": lr, "warmup": warmup, "average": average,
             "seed": seed, "images": images, "init": start.sha256 if start else None,
         }  # fmt: skip
-        about = {"network": network, "drawn": drawn, "pictures": pictures} if kind == "guide" else {}
+        about: dict[str, Any] = {"network": network, "drawn": drawn, "pictures": pictures} if kind == "guide" else {}
         if about:
             settings["network"] = kinds.knows(network)
         if stored and init:
@@ -165,9 +166,12 @@ def train(
             torch.manual_seed(seed)
             net = kinds.network(config, start).to(where)
         mean = copy.deepcopy(net).requires_grad_(False)
-        run = Run(net, mean, kinds.optimiser(net, lr), before=start.card.get("images", 0) if start else 0)
+        other = start is None or (start.kind == "guide") != (kind == "guide")  # what a denoiser saw no guide did
+        run = Run(net, mean, kinds.optimiser(net, lr), before=0 if other else start.card.get("images", 0))
         if stored:
             run.restore(stored)
+        if about and progress:
+            about["say"] = lambda text: print(text, flush=True)
         task = kinds(data, where, **about)
         if not stored:
             task.prepare(net)

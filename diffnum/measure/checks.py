@@ -1,11 +1,15 @@
 """Checks of a solver: the same functions for the library's tests, for chapters and for a reader's own method.
 
-Each raises ``AssertionError`` with the table of what was measured, and returns what it measured.
+Each raises ``AssertionError`` with the table of what was measured, and returns what it measured. :func:`points` turns
+several of them into points for a test cell.
 
 Two computations of one number differ by rounding, on every processor by other digits. What a check allows follows from
 its size: unit roundoff, times :data:`MARGIN`, times what the computation magnifies it by (:func:`rounding` of a run).
 """
 
+import contextlib
+import io
+import warnings
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.coefficients import act
 from diffnum.denoisers import PointMass
 from diffnum.grids import check_times
@@ -97,10 +102,11 @@ def assert_order(result: Convergence, order: int | None = None, within: float | 
 
 
 def assert_nfe(problem: Problem, solver: str | Solver, u: Tensor, times: Tensor, **options: Any) -> int:
-    """The evaluations counted by the problem are those that the solver claims."""
-    claimed = evaluations(problem.process, solver, len(times) - 1, float(times[-1]), **options)
+    """The evaluations counted by the problem are those that the solver claims; an adaptive one claims none."""
+    adaptive = getattr(find(solver), "nfe", 0) is None
+    claimed = None if adaptive else evaluations(problem.process, solver, len(times) - 1, float(times[-1]), **options)
     counted = solve(problem, solver, u, times, **options).nfe
-    if counted != claimed:
+    if not adaptive and counted != claimed:
         raise AssertionError(f"{find(solver).__name__}: {counted} evaluations counted, {claimed} claimed")
     return counted
 
@@ -120,12 +126,13 @@ def assert_close(
     Returns:
         the largest difference.
     """
+    units = [roundoff(x.dtype) for x in (a, b) if isinstance(x, Tensor) and x.is_floating_point()]
+    a, b = arguments.dense("a", a), arguments.dense("b", b)
     if a.shape != b.shape:
         raise AssertionError(f"{what} have shapes {tuple(a.shape)} and {tuple(b.shape)}")
     if tolerance is None:
-        unit = max(roundoff(x.dtype) for x in (a, b) if x.is_floating_point())
-        tolerance = MARGIN * unit * magnified * b.double().abs().max().item()
-    difference = (a.double() - b.double()).abs().max().item()
+        tolerance = MARGIN * max(units, default=roundoff(torch.float64)) * magnified * b.abs().max().item()
+    difference = (a - b).abs().max().item()
     if not difference <= tolerance:
         raise AssertionError(f"{what} differ by {difference:.3g}, more than {tolerance:.3g}")
     return difference
@@ -223,6 +230,34 @@ def assert_catches(check: Callable[[], Any]) -> str:
     except AssertionError as error:
         return str(error)
     raise RuntimeError("the check passed although the solver is broken")
+
+
+def points(most: float, *tests: Callable[[], Any]) -> float:
+    """Points for a test cell of nbgrader: as the last line of the cell they are its partial credit.
+
+    Each test is a function without arguments, such as ``lambda: assert_nfe(problem, solver, u, times)``, and is worth
+    the same. One that raises earns nothing, and its first line is printed. Nothing is raised, and nothing goes to
+    stderr, where a single line would cost all points.
+
+    Args:
+        most: points if every test passes.
+        *tests: functions that return if all is well, and raise if not.
+
+    Returns:
+        the points earned.
+    """
+    if not tests:
+        raise ValueError("tests is empty; give functions such as lambda: assert_order(result)")
+    passed = 0
+    for test in tests:
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                test()
+            passed += 1
+        except Exception as error:  # whatever the solver under test does
+            print(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return most * passed / len(tests)
 
 
 def measure(

@@ -14,7 +14,7 @@ from diffnum import arguments
 from diffnum.grids import check_times
 from diffnum.measure.reference import reference, rms
 from diffnum.noise import Seeded
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 from diffnum.runner import Solution, Solver, draws_noise
 from diffnum.solvers import find, solve
 
@@ -112,8 +112,8 @@ def convergence(
         ValueError: step counts that do not increase, or grids whose ends differ. Whatever the solver refuses is refused
             before the first evaluation.
     """
-    steps = arguments.counts("steps", steps)
-    truth = given_truth(truth, u)
+    given_problem(problem).check(u)
+    steps, truth = arguments.counts("steps", steps), given_truth(truth, u)
     grids = same_ends(grid, steps, problem.process)
     rehearse(problem, solver, u, grids, **options)
     if truth is None:
@@ -207,10 +207,10 @@ def richardson(coarse: Tensor, fine: Tensor, order: int, ratio: float = 2.0) -> 
 
     Source: Hairer, Norsett, Wanner 1993, section II.4.
     """
+    coarse, fine = arguments.state("coarse", coarse), arguments.state("fine", fine)
     if coarse.shape != fine.shape:
         raise ValueError(f"coarse has shape {tuple(coarse.shape)} and fine {tuple(fine.shape)}; they are one state")
-    if order < 1 or not 1 < ratio < float("inf"):
-        raise ValueError(f"order={order} must be at least 1, and ratio={ratio} above 1")
+    order, ratio = arguments.whole("order", order, high=20), arguments.number("ratio", ratio, above=1, high=1e6)
     error = (coarse.double() - fine.double()) / (ratio**order - 1)
     return fine.double() - error, error
 

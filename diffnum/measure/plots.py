@@ -5,6 +5,7 @@ One figure size (6.4 x 4 in), one colour, marker and line style per solver (:dat
 library.
 """
 
+import io
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -317,3 +318,12 @@ def trajectory(solution: "Solution", count: int = 8, ax: Any = None) -> Any:
 def save(ax: Any, path: str | os.PathLike[str]) -> Path:
     """Write the figure of an axes as a PNG file (dpi 150), whole or not at all."""
     return write(path, lambda file: ax.figure.savefig(file, format="png", dpi=150))
+
+
+def svg(ax: Any) -> str:
+    """The figure of an axes as the text of an ``<svg>`` element, for a page that stands alone; the figure is closed."""
+    file = io.StringIO()
+    ax.figure.savefig(file, format="svg", metadata={"Date": None})
+    plt.close(ax.figure)
+    text = file.getvalue()
+    return text[text.index("<svg") :]

@@ -5,9 +5,10 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.errors import DiffnumError
 from diffnum.grids import check_times
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 
 
 def reference(
@@ -32,7 +33,8 @@ def reference(
     Raises:
         DiffnumError: the integrator gave up.
     """
-    twin, process = Problem(problem.process, problem.denoiser), problem.process
+    process = given_problem(problem).process
+    twin, rtol = Problem(process, problem.denoiser), arguments.number("rtol", rtol, 1e-15, 0.1)
     problem.check(u)
     times = check_times(times, process)
     isotropic = process.family == "isotropic"

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.coefficients import act
 from diffnum.denoisers import Gaussian
 from diffnum.grids import check_times
 from diffnum.measure.convergence import Convergence, claimed_order, compared, levels_of, name_of, same_ends
 from diffnum.noise import Brownian
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 from diffnum.runner import Solver, draws_noise
 from diffnum.solvers import find, solve
 
@@ -37,7 +38,7 @@ def law(problem: Problem, solver: str | Solver, times: Tensor, **options: Any) -
     Raises:
         TypeError: the denoiser is not a ``Gaussian``.
     """
-    times = check_times(times, problem.process)
+    times = check_times(times, given_problem(problem).process)
     mean, cov = exact_law(problem, times[0].item())
     shape, d = problem.process.state_shape((1, *problem.denoiser.shape), data=True), len(mean)
     draws = _Impulses(0, d)
@@ -55,9 +56,9 @@ def law(problem: Problem, solver: str | Solver, times: Tensor, **options: Any) -
 
 def exact_law(problem: Problem, t: float) -> tuple[Tensor, Tensor]:
     """Mean ``(d,)`` and covariance ``(d, d)`` of the noisy data at time t, for a ``Gaussian`` denoiser."""
-    if not isinstance(problem.denoiser, Gaussian):
+    if not isinstance(given_problem(problem).denoiser, Gaussian):
         raise TypeError(
-            f"denoiser={problem.denoiser!r}: the law is known for Gaussian data, use dn.Gaussian(mean, cov)"
+            f"denoiser={arguments.shown(problem.denoiser)}: the law is known for Gaussian data alone, use dn.Gaussian"
         )
     process, event = problem.process, problem.denoiser.shape
     mean, cov = problem.denoiser.moments()
@@ -91,15 +92,15 @@ def weak_convergence(
     Returns:
         errors of mean and covariance in the columns of ``by_start``, and the larger of both in ``errors``.
     """
-    steps, function = tuple(steps), find(solver)
-    grids = same_ends(grid, steps, problem.process)
+    steps, function = arguments.counts("steps", steps), find(solver)
+    grids = same_ends(grid, steps, given_problem(problem).process)
     mean, cov = exact_law(problem, grids[0][-1].item())
-    before, wrong, nfe = problem.nfe, [], []
+    wrong, nfe = [], []
     for times in grids:
-        m, C = law(problem, function, times, **options)
+        run = problem.run(mean)  # counts by itself, whatever other threads do with the problem
+        m, C = law(run, function, times, **options)
         wrong.append(torch.stack([(m - mean).abs().max(), (C - cov).abs().max()]))
-        nfe.append((problem.nfe - before) // 2)  # the solver runs twice: once to count the draws
-        before = problem.nfe
+        nfe.append(run.nfe // 2)  # the solver runs twice: once to count the draws
     by_start = torch.stack(wrong)
     claimed = claimed_order(function, problem.process, grids[-1], **options)
     errors = tuple(by_start.amax(1).tolist())
@@ -141,11 +142,13 @@ def strong_convergence(
     Raises:
         ValueError: the solver has no clock, or grids are not nested.
     """
-    steps, function = tuple(steps), find(solver)
+    steps, function = arguments.counts("steps", steps), find(solver)
+    finest = 16 * steps[-1] if finest is None else arguments.whole("finest", finest)
+    given_problem(problem).check(u)
     clock = getattr(function, "clock", None)
     if clock is None:
         raise ValueError(f"{name_of(function)} has no clock, so its noise cannot be coupled; decorate it with one")
-    grids = same_ends(grid, (*steps, finest or 16 * steps[-1]), problem.process)
+    grids = same_ends(grid, (*steps, finest), problem.process)
     known = {k: v for k, v in options.items() if k in signature(clock).parameters}
     path = Brownian(grids[-1], clock(problem.process, **known), seed)
     last = solve(problem, function, u, grids[-1], noise=path.on(grids[-1]), **(options if truth is None else truth)).u

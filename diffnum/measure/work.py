@@ -11,7 +11,7 @@ from torch import Tensor
 from diffnum import arguments
 from diffnum.measure.convergence import Convergence, convergence, given_truth, name_of, rehearse, same_ends
 from diffnum.measure.reference import reference
-from diffnum.problem import Problem
+from diffnum.problem import Problem, given_problem
 from diffnum.runner import Solver
 from diffnum.solvers import find
 
@@ -147,6 +147,7 @@ def work_precision(
         ValueError: nothing to measure, budgets or step counts that do not increase, a solver that claims no
             evaluations or is stochastic, or grids whose ends differ. Whatever a solver refuses is refused here.
     """
+    given_problem(problem).check(u)
     columns = arguments.counts("nfe", nfe) if steps is None else arguments.counts("steps", steps)
     truth = truth if callable(truth) else given_truth(truth, u)
     entries = [entry if isinstance(entry, tuple) else (entry, {}) for entry in solvers]

@@ -174,7 +174,7 @@ class Blurring(Diagonal):
         """
         if not hasattr(denoiser, "posterior_eps"):
             raise TypeError(
-                f"denoiser={denoiser!r} knows white noise only, and blurring has another noise level at every "
+                f"denoiser={arguments.shown(denoiser)} knows white noise only, and blurring has another level at every "
                 "frequency; use dn.load('cifar10-blurring'), dn.Empirical or another exact denoiser"
             )
         return denoiser.posterior, denoiser.posterior_eps

@@ -65,7 +65,7 @@ def tensor(name: str, value: Any) -> Tensor:
     Raises:
         TypeError: something else.
     """
-    if isinstance(value, Tensor) and not (value.is_nested or value.is_sparse or value.is_complex()):
+    if isinstance(value, Tensor) and arguments.is_ordinary(value):
         return value.to(torch.float64)
     return arguments.dense(name, value)
 
@@ -211,7 +211,9 @@ class LinearProcess(Frozen):
             TypeError: the denoiser cannot serve this process.
         """
         if not hasattr(denoiser, "eps"):
-            raise TypeError(f"denoiser={denoiser!r} has no eps(x, sigma); wrap a model with dn.from_prediction")
+            raise TypeError(
+                f"denoiser={arguments.shown(denoiser)} has no eps(x, sigma); wrap a model with dn.from_prediction"
+            )
         return denoiser, denoiser.eps
 
     def root(self, t: Tensor | float, K: str) -> Tensor:
@@ -220,9 +222,7 @@ class LinearProcess(Frozen):
         Raises:
             ValueError: another name.
         """
-        if K not in ROOTS:
-            raise ValueError(f"K={K!r} must be 'R' or 'L'")
-        return self.rotation_root(t) if K == "R" else self.cholesky(t)
+        return self.rotation_root(t) if arguments.option("K", K, ROOTS) == "R" else self.cholesky(t)
 
     def at(self, t: Any) -> Tensor:
         """A time as a float64 tensor, as the formulas take it; values on an accelerator are not looked at.
@@ -237,7 +237,7 @@ class LinearProcess(Frozen):
         if t.device.type == "cpu" and t.numel():
             low, high = (end.item() for end in t.detach().aminmax())  # both pass NaN on
             if not (low >= 0 and high <= self.t_limit):
-                raise ValueError(f"t holds times from {low:.6g} to {high:.6g}; they must be finite and not negative")
+                raise ValueError(f"t has times from {low:.6g} to {high:.6g}; they must be finite and not negative")
         return t
 
     def check_time(self, t: Any) -> float:
@@ -298,6 +298,16 @@ class LinearProcess(Frozen):
             raise ValueError(f"t={t} has no noise, so the noise prediction is undefined there; end the grid above it")
         return t
 
+    def noisy(self, t: Tensor) -> Tensor:
+        """Times, if there is noise in all directions at each; values on an accelerator are not looked at.
+
+        Raises:
+            ValueError: the noise prediction is undefined at one of them.
+        """
+        if t.device.type == "cpu" and bool((t == 0).any()) and self.singular(0.0):
+            raise ValueError("t has a time without noise, where the noise prediction is undefined; keep above 0")
+        return t
+
     def coordinates(self, x0: Tensor) -> Tensor:
         """Data in the coordinates in which the process acts: the data themselves, or their DCT for blurring."""
         return x0
@@ -308,7 +318,9 @@ class LinearProcess(Frozen):
 
     def encode(self, x0: Tensor) -> Tensor:
         """Data as a state; TypeError for anything but a floating tensor ``(batch, *event)``."""
-        return self.coordinates(arguments.state("x0", x0))
+        u = self.coordinates(arguments.state("x0", x0))
+        self.event_shape(u)
+        return u
 
     def decode(self, u: Tensor) -> Tensor:
         """State as data; TypeError or ValueError for anything but states of this process."""
@@ -393,6 +405,7 @@ class Diagonal(LinearProcess):
 
     def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
         r"""What the noise prediction contributes to the velocity: :math:`G^2/(2\sigma)`, ``(*t, *freq, 1, 1)``."""
+        t = self.noisy(self.at(t))
         return self.G(t) ** 2 / (2 * self.root(t, K))
 
     def expansion(self, t: Tensor | float, what: str) -> tuple[Tensor | None, Tensor | None]:
@@ -408,7 +421,7 @@ class Diagonal(LinearProcess):
         .. math:: \hat\Psi = \frac{\sigma_s}{\sigma_t} q^{\lambda^2}, \qquad P = \sigma_s^2 (1 - q^{2\lambda^2}),
                   \qquad q = \frac{\sigma_s/\alpha_s}{\sigma_t/\alpha_t}
         """
-        to, frm = self.at(to), self.at(frm)
+        to, frm, lam = self.at(to), self.at(frm), arguments.weight("lam", lam)
         log_q = self._log_q(to, frm)
         power = lam**2 * (log_q if lam else torch.zeros_like(log_q))  # at s = 0 log q is -inf, and 0 * inf a NaN
         return self.cholesky(to) / self.cholesky(frm) * power.exp(), self.cov(to) * -torch.expm1(2 * power)

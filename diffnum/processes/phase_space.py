@@ -122,7 +122,7 @@ class PhaseSpace(LinearProcess):
 
     def gain(self, t: Tensor | float, K: str = "R") -> Tensor:
         r"""What the noise prediction contributes to the velocity, :math:`\tfrac12 G G^T K^{-T}`, ``(*t, 2, 2)``."""
-        t = self.at(t)
+        t = self.noisy(self.at(t))
         a, b, c = self._lower(self.clock(t))
         inverse = _matrix([[1 / a, -b / (a * c)], [torch.zeros_like(a), 1 / c]])  # L^{-T}, no difference inside
         self.root(0.5, K)  # refuses an unknown name
@@ -165,6 +165,7 @@ class PhaseSpace(LinearProcess):
         The equation is solved by collocation at the Gauss points of the quadrature, to rounding, and P is the
         integral: as the difference it would lose its small eigenvalue to cancellation.
         """
+        lam = arguments.weight("lam", lam)
         ends = torch.stack(torch.broadcast_tensors(self.at(to), self.at(frm)))
         shape, edges = ends.shape[1:], ends.reshape(2, -1).mT.tolist()
 

@@ -102,6 +102,8 @@ def show(result: dict[str, Any]) -> None:
         f"throughput of {run['solver']} at batch {run['batch']}: {run['fraction']:.3f} of the network's own "
         f"(minima {run['fraction_min']:.3f}; neighbouring calls of the network differ by {run['network_jitter']:.3f})"
     )
+    cost = result["guidance"]["ratio"]
+    console.print(f"a guided evaluation takes {cost:.2f} times an unguided one")
     if "empirical" in result:
         console.print(f"Empirical: {result['empirical']}", markup=False)
     if result["not_measured"]:
@@ -127,6 +129,7 @@ def main() -> int:
     measured = {row.solver for row in overhead.ROWS}
     result["not_measured"] = [name for name in registry if name not in measured]
     result["throughput"] = overhead.throughput(batch=8 if given.quick else 64, steps=4 if given.quick else 30)
+    result["guidance"] = overhead.guided(rounds=3 if given.quick else 9)
     if not given.quick and importlib.util.find_spec("tests.benchmarks.empirical"):
         from tests.benchmarks import empirical
 

@@ -290,10 +290,10 @@ def derivatives(level: float, process: str = "vp", count: int = 25, h: float = 0
 
 def smoothed(net: Network) -> Network:
     r"""The network with its embedding of the noise label averaged over :math:`\lambda` (a Gaussian of width WIDTH)."""
-    other, inner = copy.copy(net), copy.deepcopy(net._net(torch.device("cpu"), torch.float64))
+    inner = copy.deepcopy(net._net(torch.device("cpu"), torch.float64))
     inner.embed, inner.freq = Averaged(inner), torch.ones(1, dtype=torch.float64)
-    other._nets, other.sha256 = {(torch.device("cpu"), torch.float64): inner}, f"{net.sha256}, smoothed {WIDTH}"
-    return other
+    nets = {(torch.device("cpu"), torch.float64): inner}
+    return net.changed(_nets=nets, sha256=f"{net.sha256}, smoothed {WIDTH}")
 
 
 class Averaged(torch.nn.Module):

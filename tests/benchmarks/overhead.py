@@ -597,3 +597,22 @@ def throughput(batch: int = 64, steps: int = 30, solver: str = "plms") -> dict[s
         "fraction_quartiles": statistics.quantiles(fractions, n=4)[::2],
         "network_jitter": statistics.median(abs(b / a - 1) for a, b in pairwise(calls)),
     }
+
+
+def guided(batch: int = 16, rounds: int = 9, sigma: float = 1.0) -> dict[str, Any]:
+    """CPU time of a guided evaluation of the shipped network with open windows, in units of an unguided one.
+
+    The two alternate, each ratio is between neighbours; realism alone, and with a label.
+    """
+    network, x = dn.load("cifar10"), dn.noise.Seeded(0)(torch.empty(batch, 3, 32, 32))
+    denoisers = {"realism": dn.load("cifar10", guidance=1), "both": dn.load("cifar10", guidance=1, label=0)}
+    seconds: dict[str, list[float]] = {"network": [], **{name: [] for name in denoisers}}
+    with torch.no_grad():
+        for _ in range(rounds + 1):  # the first round warms up
+            for name, denoiser in {"network": network, **denoisers}.items():
+                seconds[name].append(timed(partial(denoiser.eps, x, sigma), 1))
+    ratios = {
+        name: statistics.median(b / a for a, b in zip(seconds["network"][1:], seconds[name][1:], strict=True))
+        for name in denoisers
+    }
+    return {"batch": batch, "ratio": ratios["both"], "ratio_realism": ratios["realism"]}

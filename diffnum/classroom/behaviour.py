@@ -1,0 +1,257 @@
+"""Checks of how a solver behaves: each returns what it measured, in a sentence, or raises a :class:`Fault` with it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffnum.classroom.bench import Bad, Bench, Fault, Raised, Unclaimed, apart, largest
+from diffnum.classroom.problems import IMAGE
+from diffnum.measure import checks
+from diffnum.noise import Seeded
+
+ROUNDING = 1e-10  # what rounding may change between two ways to compute one state, on the scale of the state
+COUNTS = (1, 2, 3, 4, 5, 7, 8, 13)
+
+
+def times_of(b: Bench, n: int, process: str = "", grid: str = "log_snr") -> Tensor:
+    """The standard grid of n steps in the asymptotic range."""
+    return b.problems.ladder(b.problem(process).process, grid)(n)
+
+
+def runs(b: Bench) -> str:
+    """It is a generator and comes to an end without an exception."""
+    if not b.info["generator"] and not b.info["declared"]:
+        stub = "it has no yield, so Python takes it for an ordinary function"
+        try:
+            _probe(b)
+        except Raised as error:
+            if error.kind == "NotImplementedError":
+                raise Fault(
+                    f"it is still a stub: {stub}, and calling it raises NotImplementedError; "
+                    "put your steps in place of the raise, with `yield u` after each"
+                ) from None
+            raise
+        except Bad as error:
+            raise Fault(f"{stub}: {error}; write `yield u` after each step in place of a return") from None
+    try:
+        _probe(b)
+    except Bad:
+        pass  # it ran; what it yielded is the next check
+    except Raised:
+        if b.info["families"] or b.model is not None or b.families == ["phase_space"]:
+            raise
+        b.families = ["phase_space"]  # nothing says what it is for: perhaps that
+        try:
+            _probe(b)
+        except Fault:
+            b.families = ["isotropic"]
+            _probe(b)
+    claims = b.claims(b.problem(), times_of(b, 6))
+    said = [f"order {claims['order']}"] * (claims["order"] is not None)
+    said += [f"{claims['nfe']} evaluations"] * (claims["nfe"] is not None)
+    return f"it ran 6 steps; {'claimed for them: ' + ', '.join(said) if said else 'it claims nothing'}"
+
+
+def _probe(b: Bench) -> None:
+    """A short run in which everything is watched; later checks read what it left."""
+    problem = b.problem()
+    b.run(problem, b.starts(problem, 4), times_of(b, 6), keep=True, watch=True)
+
+
+def states(b: Bench) -> str:
+    """A state a step, of the start's shape, dtype and device."""
+    problem = b.problem()
+    for batch, n in ((4, 6), (1, 1), (3, 5)):
+        end = b.run(problem, b.starts(problem, batch), times_of(b, n), keep=True, watch=n == 6)
+        if not torch.isfinite(end).all():
+            raise Fault(f"its last state after {n} steps contains NaN or infinity")
+    return "6, 1 and 5 states for as many steps, of the start's shape and dtype"
+
+
+def own(b: Bench) -> str:
+    """The evaluations are made by the student's code, not by a solver of the library."""
+    problem = b.problem()
+    b.run(problem, b.starts(problem, 4), times_of(b, 6), watch=True)
+    asked = {name: count for name, count in b.solver.last["library"].items() if name}
+    total = b.solver.last["asked"]
+    told = " and ".join(f"{count} inside the library's {name}" for name, count in asked.items())
+    if total and sum(asked.values()) == total:
+        raise Fault(f"all its {total} evaluations are made {told}: write the steps yourself")
+    if not total:
+        raise Fault("it makes no evaluation at all: a solver asks problem.eps, x0, score or velocity at every step")
+    return f"{total} evaluations in 6 steps" + (f", {told}" if told else ", all by its own code")
+
+
+def unchanged(b: Bench) -> str:
+    """Neither the start state nor a yielded state is written to."""
+    problem = b.problem()
+    u = b.starts(problem, 4)
+    b.run(problem, u, times_of(b, 6), keep=True)
+    yielded, now, start = b.solver.states
+    if not torch.equal(start, u):
+        raise Fault("it writes into its start state; make a new tensor instead (u = u + ..., not u += ...)")
+    changed = [i for i, (a, c) in enumerate(zip(yielded, now, strict=True), 1) if not torch.equal(a, c)]
+    if changed:
+        raise Fault(
+            f"state {changed[0]} changes after it was yielded: write each state into a new tensor (no u += ...)"
+        )
+    return "the start and all 6 yielded states are as they were"
+
+
+def repeatable(b: Bench) -> str:
+    """The same run gives the same states: no hidden randomness, and nothing is left over from another run."""
+    problem, other = b.problem(), b.problem(b.processes[-1])
+    u, v = b.starts(problem), b.starts(other, 5, seed=1)
+    first, second = times_of(b, 7), times_of(b, 11, b.processes[-1], "quadratic")
+    a = b.run(problem, u, first, seed=1)
+    if (gap := apart(b.run(problem, u, first, seed=2), a)) > ROUNDING:
+        fix = "draw with the argument noise" if b.solver.draws else "a deterministic solver draws nothing"
+        raise Fault(
+            f"two runs from one start differ by {gap:.1g}: it draws hidden random numbers or keeps state; {fix}"
+        )
+    after = b.run(other, v, second)
+    if (gap := apart(b.run(problem, u, first, seed=1), a)) > ROUNDING:
+        raise Fault(
+            f"a run repeated after another one differs by {gap:.1g}: state is left over between runs; use locals"
+        )
+    b.solver.place.ask({"do": "load"})
+    b.solver.place.ask({"do": "choose", "name": b.solver.__name__})
+    if (gap := apart(after, b.run(other, v, second))) > ROUNDING:
+        raise Fault(
+            f"a run after one on another grid differs by {gap:.1g} from the same run in a fresh module: state is left "
+            "over between runs (a global, a default argument, a cache); keep everything in local variables"
+        )
+    return "the same states again, with other global seeds, after other runs, and in a fresh module"
+
+
+def rows(b: Bench) -> str:
+    """Each row is computed as if it were alone, whatever the batch; and events may have any shape."""
+    problem, process = b.problem(), b.problem().process
+    u, times = b.starts(problem, 5), times_of(b, 8)
+    whole = b.run(problem, u, times)
+    allowed = ROUNDING
+    if b.counted:  # one step size for a batch couples its rows, by no more than the errors that it allows
+        allowed = 3 * apart(whole, b.problems.truth(problem, u, times)) + ROUNDING
+    for batch in (1, 2):
+        part = b.run(problem, u[:batch], times)
+        if (gap := apart(part, whole[:batch])) > allowed:
+            raise Fault(
+                f"row 1 differs by {gap:.1g} between a batch of 5 and one of {batch}: rows must not mix (mean, norm)"
+            )
+    loud = torch.cat([u[:1], 10 * u[1:]])
+    if (gap := apart(b.run(problem, loud, times)[:1], whole[:1])) > allowed:
+        raise Fault(
+            f"row 1 changes by {gap:.1g} when other rows of the batch are larger: rows must not mix (mean, norm)"
+        )
+    if process.family == "blurring":
+        return "rows are independent of the batch"
+    image, flat = b.problem("", "image"), b.problem("", "flat")
+    u = b.starts(image, 2)
+    noise = [Seeded(3).normal((2, *u.shape[1:])) for _ in range(40)]
+    try:
+        end = b.run(image, u, times, noise=_list(noise))
+    except Fault as error:
+        raise Fault(f"with events of shape {IMAGE} it fails: {error}") from None
+    vector = u.flatten(-len(IMAGE))
+    other = b.run(flat, vector, times, noise=_list([z.reshape(vector.shape) for z in noise]))
+    if (gap := apart(end.reshape(other.shape), other)) > allowed:
+        raise Fault(f"an image {IMAGE} and the same numbers as a vector give results that differ by {gap:.1g}")
+    return f"rows are independent of the batch, and events may be (4,), {IMAGE} or vectors"
+
+
+def _list(draws: list[Tensor]) -> Any:
+    rest = list(draws)
+    return lambda u: rest.pop(0)
+
+
+def precision(b: Bench) -> str:
+    """Float64 all the way, and float32 where the state is that."""
+    problem = b.problem()
+    u, process = b.starts(problem), problem.process
+    times, found = times_of(b, 12), "float64 throughout"
+    if not b.counted and not b.stochastic:
+        grids = (times, times_of(b, 9, grid="quadratic"))
+        bend = max(checks.assert_precision(problem, b.solver, u, grid, tolerance=float("inf")) for grid in grids)
+        bend /= largest(u)
+        if bend > 1e-9:
+            raise Fault(
+                f"moving the start by 1e-6 either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
+                "a state or a noise prediction is rounded to float32 on the way"
+            )
+    double = b.run(problem, u, times)
+    if process.family == "isotropic":
+        nodes = torch.tensor([process.rho(t) for t in times.tolist()], dtype=torch.float64)
+        asked = torch.tensor([s for s in b.solver.last["levels"] if s], dtype=torch.float64)
+        gaps = ((asked[:, None] - nodes).abs() / nodes).amin(1) if len(asked) else asked
+        rounded = gaps[(gaps > 1e-12) & (gaps < 1e-6)]
+        if len(rounded):
+            raise Fault(
+                f"{len(rounded)} evaluations are at noise levels that miss those of the grid by {rounded.max():.1g} of "
+                "themselves, the rounding of float32: keep times as Python floats or float64"
+            )
+    single = b.run(problem, u.float(), times)
+    if (gap := apart(single, double)) > 1e-3:
+        raise Fault(f"a float32 run differs by {gap:.1g} from the float64 run, rounding explains 1e-5")
+    return f"{found}; float32 differs by {apart(single, double):.0e}"
+
+
+def evaluations(b: Bench) -> str:
+    """The evaluations, counted at the denoiser, are as many as claimed."""
+    problem, counts = b.problem(), {}
+    u = b.starts(problem, 2)
+    for n in COUNTS:
+        times = times_of(b, n)
+        b.run(problem, u, times)
+        counts[n] = b.solver.last["asked"]
+        passed = b.solver.last["nfe"]
+        claimed = b.claims(problem, times)["nfe"]
+        if claimed is not None and counts[n] != claimed:
+            past = (
+                f" ({counts[n] - passed} of them past `problem`, which counted {passed})" if passed != counts[n] else ""
+            )
+            raise Fault(
+                f"{n} steps cost {counts[n]} evaluations{past}, and {claimed} are claimed: change one of the two"
+            )
+        if passed != counts[n]:
+            raise Fault(
+                f"{counts[n]} evaluations in {n} steps, of which problem.nfe counted {passed}: go through `problem`"
+            )
+    told = ", ".join(f"{count} for {n}" for n, count in list(counts.items())[:5])
+    if claimed is None:
+        raise Unclaimed(f"counted, not claimed: {told} steps")
+    return f"as claimed: {told} steps, and so on"
+
+
+def steps(b: Bench) -> str:
+    """Every number of steps from 1 works, odd ones too, and is about as good as DDIM at least."""
+    problem, worst = b.problem(), (0.0, 1)
+    for n in COUNTS:
+        times = times_of(b, n)
+        end = b.run(problem, b.starts(problem), times)
+        if not torch.isfinite(end).all():
+            raise Fault(f"with {n} step{'s' * (n > 1)} the last state contains NaN or infinity")
+        if not b.stochastic and problem.process.family == "isotropic":
+            worst = max(worst, (b.error(problem, times) / b.error(problem, times, "ddim"), n))
+    if worst[0] > 6:
+        n = worst[1]
+        raise Fault(
+            f"with {n} step{'s' * (n > 1)} its error is {worst[0]:.1f} times that of DDIM with as many: "
+            "look at what it does before its history is full"
+        )
+    return f"{', '.join(map(str, COUNTS))} steps all end in finite states" + (
+        f", with at most {worst[0]:.1f} times DDIM's error" if worst[0] else ""
+    )
+
+
+def clean(b: Bench) -> str:
+    """It leaves no file and changes nothing in the library, and the sandbox had to refuse nothing."""
+    if b.solver.refused:
+        raise Fault(f"the sandbox refused {b.solver.refused[0]}: a solver only computes")
+    changed = b.solver.place.ask({"do": "changed"})[0]["changed"]
+    if changed:
+        raise Fault(f"it replaces {changed[0]} of the library: leave the library as it is, it is not what judges")
+    left = [name for name in b.solver.place.leftovers() if name not in b.before]
+    if left:
+        raise Fault(f"it leaves {len(left)} file{'s' * (len(left) > 1)} behind ({left[0]}): a solver writes nothing")
+    return "no files, no processes, and the library as it was"

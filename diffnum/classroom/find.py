@@ -1,0 +1,112 @@
+"""Find the solvers in a Python file or a notebook.
+
+A solver is a generator function ``(problem, u, times, **options)``: every parameter after the third has a default, or
+is called ``noise``. A file is read here and run only by :mod:`diffnum.classroom.session`.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffnum.errors import DiffnumError
+
+SIGNATURE = ("problem", "u", "times")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A piece of a student's work: a whole file, or one cell of a notebook.
+
+    Attributes:
+        label: what a message calls it, ``solver.py`` or ``work.ipynb, cell 3``.
+        text: its Python text, magics left out.
+        test: whether it is a test cell of nbgrader, which is not part of the work.
+    """
+
+    label: str
+    text: str
+    test: bool = False
+
+
+def cells(path: Path) -> list[Cell]:
+    """The Python text of a file, in pieces.
+
+    Raises:
+        DiffnumError: not a readable ``.py`` file or notebook.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".py":
+            return [Cell(path.name, text)]
+        if path.suffix != ".ipynb":
+            raise DiffnumError(f"{path} is neither a .py file nor a notebook (.ipynb)")
+        notebook = json.loads(text)
+        found = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        return [cell_of(f"{path.name}, cell {i}", cell) for i, cell in enumerate(found, 1)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DiffnumError(f"{path} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DiffnumError(f"{path} is not a notebook: {type(error).__name__}: {error}") from error
+
+
+def cell_of(label: str, cell: Any) -> Cell:
+    """A code cell of a notebook, with its magics turned into ``pass``; a cell in another language is empty."""
+    source = cell["source"]
+    text = source if isinstance(source, str) else "".join(source)
+    nbgrader = cell.get("metadata", {}).get("nbgrader", {})
+    if text.lstrip().startswith("%%"):
+        text = ""
+    text = re.sub(r"^([ \t]*)[%!?].*$", r"\1pass", text, flags=re.MULTILINE)
+    return Cell(label, text, bool(nbgrader.get("grade")) and not nbgrader.get("solution"))
+
+
+def solvers_in(namespace: dict[str, Any], module: str) -> dict[str, Callable[..., Any]]:
+    """The solvers that a file defines, by the names it gives them; imported ones and ``_private`` names are not his.
+
+    Args:
+        namespace: the names that the file has defined.
+        module: the name under which it was run.
+    """
+    found: dict[str, Callable[..., Any]] = {}
+    for name, value in namespace.items():
+        if not name.startswith("_") and at_home(value, module) and is_solver(value) and value not in found.values():
+            found[name] = value
+    return found
+
+
+def at_home(value: Any, module: str) -> bool:
+    """Whether a function, or the class of a callable, was defined in the file itself."""
+    if isinstance(value, type) or not callable(value):
+        return False
+    bare = inspect.unwrap(value.func if isinstance(value, partial) else value)
+    return getattr(bare if inspect.isroutine(bare) else type(bare), "__module__", None) == module
+
+
+def is_solver(value: Any) -> bool:
+    """Whether a callable looks like a solver: by its claims, as a generator, or by the names of its parameters.
+
+    The last catches a stub: a function whose body only raises has no ``yield`` and so is not a generator.
+    """
+    try:
+        parameters = list(inspect.signature(value).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    free = [p for p in positional[3:] if p.default is p.empty and p.name != "noise"]
+    free += [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name != "noise"]
+    if len(positional) < 3 or free:
+        return False
+    declared = hasattr(value, "reaches_zero") and hasattr(value, "paper")
+    return declared or is_generator(value) or tuple(p.name for p in positional[:3]) == SIGNATURE
+
+
+def is_generator(value: Any) -> bool:
+    """Whether a callable is a generator function, or an object whose ``__call__`` is one, decorated or not."""
+    bare = inspect.unwrap(value.func if isinstance(value, partial) else value)
+    bare = bare if inspect.isroutine(bare) else type(bare).__call__
+    return inspect.isgeneratorfunction(bare)

@@ -1,0 +1,238 @@
+"""Grade a solver: every check in turn, each with a measured reason, points, and where the book explains it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from diffnum.classroom import accuracy, behaviour
+from diffnum.classroom.bench import Bench, Fault, Solver, Unclaimed
+from diffnum.classroom.find import cells
+from diffnum.classroom.problems import Problems
+from diffnum.classroom.sandbox import Direct, Ended, Limits, Process, Sandbox
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: what it asks, how much it is worth, which checks it builds on, and where the book explains it."""
+
+    title: str
+    points: int
+    measure: Callable[[Bench], str]
+    needs: tuple[str, ...]
+    see: str
+
+
+#: Every check by name, in the order in which they are made.
+CHECKS: dict[str, Check] = {
+    "runs": Check("runs at all", 5, behaviour.runs, (), "checking#check-runs"),
+    "states": Check("yields its states", 5, behaviour.states, ("runs",), "checking#check-states"),
+    "own": Check("computes itself", 5, behaviour.own, ("states",), "checking#check-own"),
+    "unchanged": Check("writes into no state", 5, behaviour.unchanged, ("states",), "checking#check-unchanged"),
+    "repeatable": Check("repeats itself", 5, behaviour.repeatable, ("states",), "checking#check-repeatable"),
+    "rows": Check("keeps rows apart, any shape", 5, behaviour.rows, ("repeatable",), "checking#check-rows"),
+    "precision": Check("float64 all the way", 5, behaviour.precision, ("repeatable",), "linear_sde#linear-sde-digits"),
+    "evaluations": Check("evaluations as claimed", 5, behaviour.evaluations, ("states",), "checking#check-evaluations"),
+    "steps": Check("any number of steps", 5, behaviour.steps, ("repeatable",), "checking#check-steps"),
+    "end": Check("states at their times", 5, accuracy.end, ("repeatable",), "checking#check-end"),
+    "limit": Check("right limit", 10, accuracy.limit, ("end",), "order#order-protocol"),
+    "zero": Check("ends at t = 0", 5, accuracy.zero, ("limit",), "pndm#pndm-singularity"),
+    "grids": Check("every kind of grid", 5, accuracy.every_grid, ("limit",), "checking#check-grids"),
+    "processes": Check("every process it is for", 5, accuracy.processes, ("limit",), "linear_sde#linear-sde-scalar"),
+    "point": Check("exact on a point", 5, accuracy.point, ("limit",), "ddim#ddim-theory"),
+    "order": Check("order on smooth grids", 10, accuracy.order, ("limit",), "order#order-theory"),
+    "rough": Check("order on rough grids", 5, accuracy.rough, ("order",), "pndm#pndm-repair"),
+    "error": Check("error for its cost", 5, accuracy.error, ("limit",), "work#work-theory"),
+    "clean": Check("leaves nothing behind", 5, behaviour.clean, ("runs",), "checking#check-clean"),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check found.
+
+    Attributes:
+        check: its name in :data:`CHECKS`.
+        status: ``passed``, ``failed``, ``skipped`` (an earlier check failed) or ``unclaimed`` (it does not apply).
+        reason: one sentence with what was measured.
+        points: earned; ``of``: possible, 0 where it does not apply.
+    """
+
+    check: str
+    status: str
+    reason: str
+    points: float
+    of: float
+
+    @property
+    def title(self) -> str:
+        """What the check asks."""
+        return CHECKS[self.check].title
+
+    @property
+    def see(self) -> str:
+        """Where the book explains it."""
+        page, _, section = CHECKS[self.check].see.partition("#")
+        return f"book/{page}.html#{section}"
+
+
+@dataclass
+class Grade:
+    """What was found about one solver.
+
+    Attributes:
+        solver: its name.
+        verdicts: one for each check that was made.
+        results: titles and :class:`~diffnum.measure.analysis.Convergence`, for plots and tables.
+        seconds: that grading took.
+        output: the end of what it printed.
+    """
+
+    solver: str
+    verdicts: list[Verdict] = field(default_factory=list)
+    results: list[tuple[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    output: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return bool(self.verdicts) and all(v.status in ("passed", "unclaimed") for v in self.verdicts)
+
+    @property
+    def points(self) -> float:
+        """Points earned."""
+        return sum(v.points for v in self.verdicts)
+
+    @property
+    def of(self) -> float:
+        """Points possible."""
+        return sum(v.of for v in self.verdicts)
+
+    @property
+    def faults(self) -> list[Verdict]:
+        """The checks that failed."""
+        return [v for v in self.verdicts if v.status == "failed"]
+
+    @property
+    def reason(self) -> str:
+        """The first fault, or empty."""
+        return self.faults[0].reason if self.faults else ""
+
+
+@dataclass
+class Report:
+    """What was found in one file.
+
+    Attributes:
+        file: its name.
+        grades: one for each solver.
+        errors: what went wrong before any solver ran, in sentences; with an error and no solver the file fails.
+    """
+
+    file: str
+    grades: list[Grade] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a solver, and every one passes."""
+        return bool(self.grades) and all(grade.passed for grade in self.grades)
+
+
+def examine(solver: Solver, problems: Problems, tell: Callable[[str], None] = lambda title: None) -> Grade:
+    """Make every check on a solver that has been chosen; ``tell`` is called with the title of each as it begins."""
+    grade, begun = Grade(solver.__name__), perf_counter()
+    worth = {name: check.points for name, check in CHECKS.items()} | problems.values["assignment"].get("points", {})
+    b, failed, over = Bench(solver, problems), {}, ""
+    for name, check in CHECKS.items():
+        of = float(worth[name])
+        blocked = next((need for need in check.needs if need in failed), None)
+        if over or blocked:
+            failed[name] = True
+            why = over or f"not tried, because {CHECKS[blocked].title!r} failed"  # type: ignore[index]
+            grade.verdicts.append(Verdict(name, "skipped", why, 0.0, of))
+            continue
+        tell(check.title)
+        try:
+            grade.verdicts.append(Verdict(name, "passed", check.measure(b), of, of))
+        except Unclaimed as nothing:
+            grade.verdicts.append(Verdict(name, "unclaimed", str(nothing), 0.0, 0.0))
+        except (Fault, Ended) as fault:
+            failed[name] = True
+            grade.verdicts.append(Verdict(name, "failed", str(fault), 0.0, of))
+            over = "not tried, because its process has ended" if isinstance(fault, Ended) else ""
+    grade.results, grade.seconds = b.results, perf_counter() - begun
+    return grade
+
+
+def check_file(
+    path: Path,
+    name: str | None = None,
+    problems: Problems = Problems(),  # noqa: B008 (frozen)
+    *,
+    sandbox: Sandbox | None = None,
+    options: dict[str, Any] | None = None,
+    tell: Callable[[str, str], None] = lambda solver, title: None,
+) -> Report:
+    """Grade every solver that is found in a file, each in a process of its own.
+
+    Args:
+        path: a ``.py`` file or a notebook.
+        name: of the one solver to grade; by default all of them.
+        problems: the public ones, or secret ones.
+        sandbox: where to run; by default one of its own.
+        options: of the solver.
+        tell: called with the name of a solver and the title of each check as it begins.
+
+    Raises:
+        DiffnumError: a file that cannot be read, or no such solver in it.
+    """
+    if sandbox is None:
+        with Sandbox(Limits()) as own:
+            return check_file(path, name, problems, sandbox=own, options=options, tell=tell)
+    text = [{"label": cell.label, "text": cell.text} for cell in cells(path) if not cell.test]
+    report, names = Report(path.name), [name] if name else []
+    todo = iter(names) if name else None
+    first = True
+    while True:
+        place = sandbox.open()
+        try:
+            found, _ = place.ask({"do": "load", "cells": text})
+            if first:
+                report.errors = [f"{e['where'] or path.name}: {e['type']}: {e['text']}" for e in found["errors"]]
+                if todo is None:
+                    names = found["found"]
+                todo, first = iter(names), False
+            current = next(todo, None) if todo else None
+            if current is None:
+                return report
+            report.grades.append(_one(place, current, problems, options or {}, tell))
+        except Ended as ended:
+            report.errors.append(f"{path.name} did not come to its end: {ended}")
+            return report
+        finally:
+            place.close()
+            if report.grades and not report.grades[-1].output:
+                report.grades[-1].output = place.output
+
+
+def _one(
+    place: Process | Direct, name: str, problems: Problems, options: dict[str, Any], tell: Callable[[str, str], None]
+) -> Grade:
+    solver = Solver(place, name, problems, options)
+    return examine(solver, problems, lambda title: tell(name, title))
+
+
+def check(solver: Callable[..., Any], problems: Problems = Problems(), **options: Any) -> Grade:  # noqa: B008
+    """Grade a function of one's own in this process, without a sandbox: for a notebook.
+
+    Args:
+        solver: generator function ``(problem, u, times, **options)``.
+        problems: the public ones by default.
+        **options: of the solver.
+    """
+    place, name = Direct(), getattr(solver, "__name__", "solver")
+    place.give(**{name: solver})
+    return examine(Solver(place, name, problems, options), problems)

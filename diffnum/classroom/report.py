@@ -1,0 +1,212 @@
+"""What was found, for every reader: text, JSON, one self-contained HTML page, and two autograders' formats."""
+
+import json
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+from diffnum import __version__
+from diffnum.classroom.grade import Grade, Report, Verdict
+from diffnum.classroom.supervise import unlimited
+
+SCHEMA = 1
+NO_SOLVER = (
+    "no solver was found: a solver is a generator function (problem, u, times, **options), "
+    "at the top level of the file, that yields the state after each step"
+)
+BOUNDARY = "Solvers run in a process of their own with limits. That is no security boundary."
+SIGNS = {"passed": ("+", "green"), "failed": ("x", "red"), "skipped": (".", "yellow"), "unclaimed": ("-", "dim")}
+
+
+def number(value: float) -> str:
+    """Points without needless zeros."""
+    return f"{value:.4g}"
+
+
+def faults(report: Report) -> list[str]:
+    """What is wrong with the file itself, in sentences."""
+    return report.errors if report.grades else [*report.errors, NO_SOLVER]
+
+
+# -------------------------------------------------------------------------------------------------------------- text
+
+
+def text(report: Report, console: Any) -> None:
+    """Print a report on a rich console."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for sentence in faults(report):
+        console.print(Text.assemble((f"{report.file}: ", "bold"), (sentence, "red" if not report.grades else "yellow")))
+    for grade in report.grades:
+        verdict = ("PASSED", "bold green") if grade.passed else ("NOT PASSED", "bold red")
+        points = f"  {number(grade.points)} of {number(grade.of)} points, {grade.seconds:.0f} s"
+        console.print(Text.assemble((f"{report.file}: {grade.solver}  ", "bold"), verdict, points))
+        table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(overflow="fold")
+        for v in grade.verdicts:
+            sign, colour = SIGNS[v.status]
+            reason = Text(v.reason if v.status != "failed" else f"{v.reason}\nsee {v.see}")
+            worth = f"{number(v.points)}/{number(v.of)}" if v.of else ""
+            table.add_row(Text(sign, style=colour), Text(v.title, style=colour), worth, reason)
+        console.print(table)
+        if grade.output.strip():
+            console.print(Text(f"it printed: ...{grade.output.strip()[-300:]}", style="dim"))
+
+
+# -------------------------------------------------------------------------------------------------------------- JSON
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """The report as the JSON schema that the book's page on checking describes."""
+    return {
+        "schema": SCHEMA,
+        "diffnum": __version__,
+        "file": report.file,
+        "passed": report.passed,
+        "errors": faults(report),
+        "unlimited": unlimited(),
+        "solvers": [_grade(grade) for grade in report.grades],
+    }
+
+
+def _grade(grade: Grade) -> dict[str, Any]:
+    return {
+        "name": grade.solver,
+        "passed": grade.passed,
+        "points": grade.points,
+        "of": grade.of,
+        "reason": grade.reason,
+        "seconds": round(grade.seconds, 2),
+        "output": grade.output,
+        "checks": [
+            {
+                "check": v.check, "title": v.title, "status": v.status, "reason": v.reason, "points": v.points,
+                "of": v.of, "see": v.see,
+            } for v in grade.verdicts
+        ],
+        "convergence": [
+            {
+                "title": title, "steps": result.steps, "evaluations": result.nfe, "errors": result.errors,
+                "slopes": result.slopes, "order": result.order, "claim": result.claim,
+            } for title, result in grade.results
+        ],
+    }  # fmt: skip
+
+
+def gradescope(report: Report) -> dict[str, Any]:
+    """The report as Gradescope's ``results.json``: one test for each check of each solver."""
+    tests = [
+        {
+            "name": f"{grade.solver}: {v.title}",
+            "score": v.points,
+            "max_score": v.of,
+            "status": "failed" if v.status in ("failed", "skipped") else "passed",
+            "output": _told(v),
+            "visibility": "visible",
+        }
+        for grade in report.grades
+        for v in grade.verdicts
+    ]
+    return {
+        "output": "\n".join([*faults(report), BOUNDARY]),
+        "score": sum(grade.points for grade in report.grades),
+        "execution_time": round(sum(grade.seconds for grade in report.grades)),
+        "tests": tests,
+    }
+
+
+def prairielearn(report: Report) -> dict[str, Any]:
+    """The report as PrairieLearn's ``results.json``, well under its limit of 1 MB."""
+    of = sum(grade.of for grade in report.grades)
+    return {
+        "gradable": bool(report.grades) or not report.errors,
+        "score": sum(grade.points for grade in report.grades) / of if of else 0.0,
+        "message": "\n".join(faults(report)),
+        "output": "\n".join(grade.output[-2000:] for grade in report.grades),
+        "tests": [
+            {
+                "name": f"{grade.solver}: {v.title}",
+                "points": v.points,
+                "max_points": v.of,
+                "message": v.status,
+                "output": _told(v),
+            }
+            for grade in report.grades
+            for v in grade.verdicts
+        ],
+    }
+
+
+FORMATS = {"diffnum": as_dict, "gradescope": gradescope, "prairielearn": prairielearn}
+
+
+def dumps(report: Report, style: str = "diffnum") -> str:
+    """A report as JSON text in one of :data:`FORMATS`; numbers that JSON lacks become null."""
+    return json.dumps(_plain(FORMATS[style](report)), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def _told(v: Verdict) -> str:
+    return f"{v.reason}\nsee {v.see}" if v.status == "failed" else v.reason
+
+
+# -------------------------------------------------------------------------------------------------------------- HTML
+
+STYLE = """body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;width:100%}td,th{padding:.3rem .6rem;text-align:left;vertical-align:top;
+border-bottom:1px solid #ddd}.passed td:first-child{color:#070}.failed td:first-child{color:#a00;font-weight:bold}
+.skipped td:first-child{color:#850}.unclaimed{color:#777}
+svg{max-width:100%;height:auto}pre{background:#f4f4f4;padding:.5rem}"""
+
+
+def page(title: str, body: str) -> str:
+    """A self-contained HTML page."""
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{body}"
+        f"<p>diffnum {__version__}. {BOUNDARY}</p></body></html>\n"
+    )
+
+
+def html(report: Report, book: str = "") -> str:
+    """A report as one page with its plots; ``book`` is the address of the book, for links."""
+    parts = [f"<p class='failed'>{escape(sentence)}</p>" for sentence in faults(report)]
+    for grade in report.grades:
+        said = "passed" if grade.passed else "not passed"
+        parts.append(f"<h2>{escape(grade.solver)}: {said}, {number(grade.points)} of {number(grade.of)} points</h2>")
+        rows = "".join(_row(v, book) for v in grade.verdicts)
+        parts.append(f"<table><tr><th></th><th>check</th><th>points</th><th>measured</th></tr>{rows}</table>")
+        if grade.results:
+            parts.append(plot(grade))
+            parts += [f"<pre>{escape(title)}\n{escape(result.table())}</pre>" for title, result in grade.results]
+        if grade.output.strip():
+            parts.append(f"<h3>It printed</h3><pre>{escape(grade.output[-2000:])}</pre>")
+    return page(report.file, "\n".join(parts))
+
+
+def _row(v: Verdict, book: str) -> str:
+    see = f"{book.rstrip('/')}/{v.see}" if book else v.see
+    link = f'<br><a href="{escape(see)}">see {escape(v.see)}</a>' if v.status == "failed" else ""
+    worth = f"{number(v.points)} of {number(v.of)}" if v.of else ""
+    return (
+        f"<tr class='{v.status}'><td>{v.status}</td><td>{escape(v.title)}</td><td>{worth}</td>"
+        f"<td>{escape(v.reason)}{link}</td></tr>"
+    )
+
+
+def plot(grade: Grade) -> str:
+    """The order plot of a solver as SVG text."""
+    from diffnum.measure import plots
+
+    return plots.svg(plots.convergence([replace(result, name=title) for title, result in grade.results]))

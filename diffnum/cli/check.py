@@ -1,0 +1,138 @@
+"""``diffnum check``."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from diffnum.cli.common import app, explained, read_value, writable
+
+
+@app.command(hidden=True)  # until its trial on wrong and right solvers is complete
+@explained
+def check(
+    file: Path = typer.Argument(help="A .py file or a notebook; or a folder of them, with --out."),
+    name: str = typer.Argument(None, help="The one solver to check; by default all that the file defines."),
+    json: Path = typer.Option(None, help="Write the report as JSON, a .json file, or - for standard output."),
+    html: Path = typer.Option(None, help="Write the report as one HTML page with plots, a .html file."),
+    style: str = typer.Option("diffnum", "--format", help="Of --json: diffnum, gradescope or prairielearn."),
+    problems: Path = typer.Option(None, help="Secret problems, a .toml file; `diffnum problems` makes one."),
+    book: str = typer.Option("", help="Address of the book, for the links of --html."),
+    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
+    seconds: int = typer.Option(60, min=1, help="Seconds of computing that one solver may take."),
+    memory: int = typer.Option(1024, min=64, help="Megabytes that one solver may take."),
+    out: Path = typer.Option(None, help="Of a folder: the table, a .csv file; .html and .jsonl go beside it."),
+    jobs: int = typer.Option(1, min=1, help="Of a folder: files at a time."),
+) -> None:
+    """Check a solver of your own: every claim is measured, and each fault told with what shows it.
+
+    The exit status is 0 only if every solver that is found passes:
+
+        diffnum check my_solver.py
+
+    A class, which goes on where it was stopped:
+
+        diffnum check submissions --out table.csv --problems secret.toml
+
+    A solver runs in a process of its own with limits. That is no security boundary.
+    """
+    os.environ.setdefault("MPLBACKEND", "agg")
+    for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
+    given = {}
+    for text in option:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option {text!r} is not of the form key=value, such as --option order=3")
+        given[key] = read_value(key, value, None)
+    if not file.exists():
+        raise ValueError(f"{file} does not exist")
+    if file.is_dir() != (out is not None):
+        raise ValueError("a folder needs --out table.csv" if file.is_dir() else "--out is for a folder of files")
+    if str(json) != "-" and json is not None:
+        writable(json, ".json", option="--json")
+    if html is not None:
+        writable(html, ".html", option="--html")
+
+    from rich.console import Console
+
+    from diffnum.classroom.problems import read
+    from diffnum.classroom.sandbox import Limits
+    from diffnum.classroom.supervise import unlimited
+    from diffnum.named import choose
+
+    choose("format", style, ("diffnum", "gradescope", "prairielearn"))
+    limits, chosen, errors = Limits(seconds=seconds, memory=memory << 20), read(problems), Console(stderr=True)
+    for missing in unlimited():
+        errors.print(f"diffnum: not limited on this system: {missing}", markup=False)
+    if out is not None:
+        passed = _folder(file, writable(out, ".csv"), chosen, name, limits, given, jobs, errors)
+    else:
+        passed = _file(file, name, chosen, limits, given, errors, json, html, style, book)
+    raise typer.Exit(0 if passed else 1)
+
+
+def _file(
+    file: Path, name: str | None, problems: Any, limits: Any, options: dict[str, Any], errors: Any,
+    json: Path | None, html: Path | None, style: str, book: str,
+) -> bool:  # fmt: skip
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from diffnum.classroom import report as reports
+    from diffnum.classroom.grade import CHECKS, check_file
+    from diffnum.classroom.sandbox import Sandbox
+    from diffnum.files import write
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[title]}"), TimeElapsedColumn())
+    order = [check.title for check in CHECKS.values()]
+    with (
+        Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar,
+        Sandbox(limits) as box,
+    ):
+        task = bar.add_task(file.name, total=len(order), title="starting")
+
+        def tell(solver: str, title: str) -> None:
+            bar.update(task, description=solver, completed=order.index(title), title=title)
+
+        report = check_file(file, name, problems, sandbox=box, options=options, tell=tell)
+    if str(json) == "-":
+        typer.echo(reports.dumps(report, style), nl=False)
+    else:
+        reports.text(report, Console())
+    if json is not None and str(json) != "-":
+        write(json, lambda file: file.write(reports.dumps(report, style).encode()))
+    if html is not None:
+        text = reports.html(report, book)
+        write(html, lambda file: file.write(text.encode()))
+    return report.passed
+
+
+def _folder(
+    folder: Path,
+    out: Path,
+    problems: Any,
+    name: str | None,
+    limits: Any,
+    options: dict[str, Any],
+    jobs: int,
+    errors: Any,
+) -> bool:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from diffnum.classroom.folder import grade_folder
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(folder.name, total=None)
+
+        def tell(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+            if not errors.is_terminal:
+                errors.print(f"{done}/{total} {name}", markup=False, highlight=False)
+
+        found = grade_folder(folder, out, problems, name=name, limits=limits, options=options, jobs=jobs, tell=tell)
+    passed = sum(report["passed"] for report in found)
+    typer.echo(f"{passed} of {len(found)} files passed -> {out}, {out.with_suffix('.html')}")
+    return passed == len(found)

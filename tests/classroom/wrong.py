@@ -1,0 +1,442 @@
+"""Wrong solvers, one fault each: a comment above each names the check that must fail on it."""
+
+import random
+from itertools import pairwise
+
+import torch
+
+import diffnum as dn
+from diffnum.coefficients import adams_bashforth, combine
+from diffnum.solvers import registry, transfer
+
+
+def claims(order=2, nfe=lambda n: n + 1, **more):
+    return dn.method(order=order, nfe=nfe, paper="wrong on purpose", exact_for="a point mass", **more)
+
+
+def multistep(problem, u, times, weights=(3 / 2, -1 / 2), back=1, start="heun", pick=lambda e, old: (e, old)):
+    """S-PNDM with a screw loose: the frame of many solvers below."""
+    past = []
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        past = [e, *past[:back]]
+        if len(past) <= 1:
+            bar = combine((1 / 2, 1 / 2), (e, problem.eps(transfer(problem, u, e, t, s), s))) if start == "heun" else e
+        else:
+            bar = combine(weights, pick(e, past[min(back, len(past) - 1)]))
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+# order: the history is one step too old
+@claims()
+def off_by_one_history(problem, u, times):
+    yield from multistep(problem, u, times, back=2)
+
+
+# order: the newest noise gets the weight of the oldest
+@claims()
+def swapped_weights(problem, u, times):
+    yield from multistep(problem, u, times, pick=lambda e, old: (old, e))
+
+
+# limit: the weights sum to 0.99
+@claims()
+def weights_without_sum(problem, u, times):
+    yield from multistep(problem, u, times, weights=(1.49, -0.5))
+
+
+# order: weights 1.4 and -0.4
+@claims()
+def perturbed_weights(problem, u, times):
+    yield from multistep(problem, u, times, weights=(1.4, -0.4))
+
+
+# order: DDIM with the claim of a better method
+@claims(order=2, nfe=lambda n: n)
+def ddim_claiming_two(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+        yield u
+
+
+# order: four noises with equal-step weights, order 4 claimed
+@claims(order=4, nfe=lambda n: n + min(n, 3) * 3, reaches_zero=lambda n: n > 3)
+def four_weights_claiming_four(problem, u, times):
+    past = []
+    for i, (t, s) in enumerate(pairwise(times)):
+        e = problem.eps(u, t)
+        past = [e, *past[:3]]
+        if i < 3:
+            m = problem.process.time_of_rho((problem.process.rho(t) + problem.process.rho(s)) / 2)
+            e2 = problem.eps(transfer(problem, u, e, t, m), m)
+            e3 = problem.eps(transfer(problem, u, e2, t, m), m)
+            e4 = problem.eps(transfer(problem, u, e3, t, s), s)
+            bar = (e + 2 * e2 + 2 * e3 + e4) / 6
+        else:
+            bar = combine(adams_bashforth(4), past)
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+# order: Adams weights of order 3 by the true steps, started with two DDIM steps
+@claims(order=3, nfe=lambda n: n)
+def poor_start(problem, u, times):
+    yield from variable(problem, u, times, 3)
+
+
+def variable(problem, u, times, order, upside_down=False):
+    rho = [problem.process.rho(t) for t in times]
+    nodes, past = [], []
+    for i, (t, s) in enumerate(pairwise(times)):
+        past, nodes = [problem.eps(u, t), *past][:order], [rho[i], *nodes][:order]
+        x = torch.tensor([rho[i] - node for node in nodes], dtype=torch.float64)
+        h, q = rho[i + 1] - rho[i], len(nodes)
+        if q < order:  # DDIM until the history is full
+            past_, x, q = past[:1], x[:1], 1
+        else:
+            past_ = past
+        if upside_down and q > 1:
+            x = x * (h / x[1]) ** 2
+        powers = torch.stack([(-x) ** k for k in range(q)])
+        moments = torch.tensor([h**k / (k + 1) for k in range(q)], dtype=torch.float64)
+        u = transfer(problem, u, combine(torch.linalg.solve(powers, moments).tolist(), past_), t, s)
+        yield u
+
+
+# rough: the ratio of the two steps is upside down, which no smooth grid shows
+@claims(order=2, nfe=lambda n: n)
+def ratio_upside_down(problem, u, times):
+    yield from variable(problem, u, times, 2, upside_down=True)
+
+
+# rough: Adams-Bashforth for du/dt with the weights of equal steps
+@dn.method(order=2, nfe=lambda n: n + 1, paper="wrong on purpose", reaches_zero=lambda n: n > 1)
+def equal_step_adams(problem, u, times):
+    old = None
+    for t, s in pairwise(times):
+        k = problem.velocity(u, t)
+        bar = (k + problem.velocity(u + (s - t) * k, s)) / 2 if old is None else 1.5 * k - 0.5 * old
+        u, old = u + (s - t) * bar, k
+        yield u
+
+
+# limit: t and s are swapped in the move
+@claims(order=1, nfe=lambda n: n)
+def swapped_times(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), s, t)
+        yield u
+
+
+# precision: the state passes through float32
+@claims(order=1, nfe=lambda n: n)
+def cast(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s).float().to(u.dtype)
+        yield u
+
+
+# precision: the times pass through float32
+@claims(order=1, nfe=lambda n: n)
+def rounded_times(problem, u, times):
+    for t, s in pairwise(torch.tensor(times).tolist()):
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+        yield u
+
+
+# states: the result is always float64
+@claims(order=1, nfe=lambda n: n)
+def always_double(problem, u, times):
+    u = u.double()
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+        yield u
+
+
+# unchanged: the start is overwritten
+@claims(order=1, nfe=lambda n: n)
+def in_place(problem, u, times):
+    for t, s in pairwise(times):
+        u.copy_(transfer(problem, u, problem.eps(u, t), t, s))
+        yield u.clone()
+
+
+# unchanged: one buffer is yielded again and again
+@claims(order=1, nfe=lambda n: n)
+def one_buffer(problem, u, times):
+    u = u.clone()
+    for t, s in pairwise(times):
+        u.copy_(transfer(problem, u, problem.eps(u, t), t, s))
+        yield u
+
+
+# repeatable: a little noise from the global generator
+@claims(order=1, nfe=lambda n: n)
+def hidden_noise(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s) + 1e-6 * torch.randn_like(u)
+        yield u
+
+
+# repeatable: noise from Python's own generator
+@claims(order=1, nfe=lambda n: n)
+def hidden_choice(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s) * (1 + 1e-7 * random.random())
+        yield u
+
+
+PAST = []
+
+
+# repeatable: the history outlives the run
+@claims(order=1, nfe=lambda n: n)
+def global_history(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        PAST.append(e)
+        bar = 1.5 * e - 0.5 * PAST[-2] if len(PAST) > 1 and PAST[-2].shape == e.shape else e
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+# repeatable: the factors of the first grid serve every grid
+@claims(order=1, nfe=lambda n: n)
+def cached_grid(problem, u, times, cache={}):  # noqa: B006
+    for i, (t, s) in enumerate(pairwise(times)):
+        psi, c = cache.setdefault(i, problem.process.step(t, s))
+        u = psi * u + c * problem.eps(u, t)
+        yield u
+
+
+# rows: the noise prediction is normalised over the batch
+@claims(order=1, nfe=lambda n: n)
+def normalised(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        u = transfer(problem, u, e * (e.std() / (e.std() + 1e-3)), t, s)
+        yield u
+
+
+# rows: the mean over the batch is taken out
+@claims(order=1, nfe=lambda n: n)
+def centred(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        u = transfer(problem, u, e - 0.01 * e.mean(0, keepdim=True), t, s)
+        yield u
+
+
+# rows: vectors only
+@claims(order=1, nfe=lambda n: n)
+def vectors_only(problem, u, times):
+    for t, s in pairwise(times):
+        batch, width = u.shape
+        u = transfer(problem, u, problem.eps(u, t).reshape(batch, width), t, s)
+        yield u
+
+
+# states: one row too few is a batch of four
+@claims(order=1, nfe=lambda n: n)
+def batch_of_four(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t).reshape(4, 4), t, s)
+        yield u
+
+
+# limit: the clean prediction is clipped
+@claims(order=1, nfe=lambda n: n)
+def clipped(problem, u, times):
+    for t, s in pairwise(times):
+        alpha, sigma = problem.process.levels(t)
+        e = (u - alpha * problem.x0(u, t).clamp(-1, 1)) / sigma
+        u = transfer(problem, u, e, t, s)
+        yield u
+
+
+# end: a grid of its own between the right ends
+@claims(order=1, nfe=lambda n: n)
+def own_grid(problem, u, times):
+    yield from ddim_claiming_two.__wrapped__(
+        problem, u, torch.linspace(times[0], times[-1], len(times)).double().tolist()
+    )
+
+
+# end: it always goes to the end of the process
+@claims(order=1, nfe=lambda n: n)
+def own_end(problem, u, times):
+    yield from ddim_claiming_two.__wrapped__(problem, u, [*times[:-1], problem.process.t_end / 2])
+
+
+# end: the first step is left out
+@claims(order=1, nfe=lambda n: n - 1)
+def late(problem, u, times):
+    yield u
+    for t, s in pairwise(times[:-1]):
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+        yield u
+
+
+# limit: it starts at the end of the process, not at times[0]
+@claims(order=1, nfe=lambda n: n)
+def own_start(problem, u, times):
+    yield from ddim_claiming_two.__wrapped__(problem, u, [problem.process.t_max, *times[1:]])
+
+
+# evaluations: a second evaluation a step, past the counter
+@claims(order=2, nfe=lambda n: n, reaches_zero=lambda n: False)
+def past_the_counter(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        alpha, sigma = problem.process.levels(s)
+        other = problem.denoiser.eps(transfer(problem, u, e, t, s) / alpha, sigma / alpha)
+        u = transfer(problem, u, (e + other) / 2, t, s)
+        yield u
+
+
+# evaluations: two a step, one claimed
+@claims(order=2, nfe=lambda n: n, reaches_zero=lambda n: False)
+def twice_as_dear(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        u = transfer(problem, u, (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2, t, s)
+        yield u
+
+
+# own: the reference solution in place of steps
+@claims(order=4, nfe=lambda n: n)
+def reference(problem, u, times):
+    from diffnum.analysis import reference
+
+    yield from reference(problem, u, times, trajectory=True)[1:]
+
+
+# own: a solver of the library by name
+@claims(order=2)
+def by_name(problem, u, times):
+    yield from registry["s_pndm"](problem, u, times)
+
+
+# limit: a bias of 0.1 percent in the factor of the noise
+@claims(order=1, nfe=lambda n: n)
+def biased(problem, u, times):
+    for t, s in pairwise(times):
+        psi, c = problem.process.step(t, s)
+        u = psi * u + 1.01 * c * problem.eps(u, t)
+        yield u
+
+
+# processes: the formulas of VP written out
+@claims(order=1, nfe=lambda n: n)
+def vp_only(problem, u, times):
+    p = problem.process
+
+    def levels(t):
+        log_alpha = -0.25 * t * t * 19.9 - 0.05 * t
+        alpha = torch.exp(torch.tensor(log_alpha, dtype=torch.float64)).item()
+        return (alpha, (1 - alpha * alpha) ** 0.5) if p.time_is_rho else p.levels(t)
+
+    for t, s in pairwise(times):
+        (a, sa), (c, sc) = levels(t), levels(s)
+        u = c / a * u + c * (sc / c - sa / a) * problem.eps(u, t)
+        yield u
+
+
+# zero: Heun's method evaluates at the end, and says nothing of it
+@dn.method(order=2, nfe=lambda n: 2 * n, paper="wrong on purpose")
+def heun_to_zero(problem, u, times):
+    for t, s in pairwise(times):
+        k = problem.velocity(u, t)
+        u = u + (s - t) * (k + problem.velocity(u + (s - t) * k, s)) / 2
+        yield u
+
+
+# zero: NaN at the end
+@claims(order=1, nfe=lambda n: n)
+def nan_at_zero(problem, u, times):
+    for t, s in pairwise(times):
+        (a, sa), (c, sc) = map(problem.process.levels, (t, s))
+        e = problem.eps(u, t)
+        x0 = (u - sa * e) / a
+        u = c * x0 + sc * e * torch.tensor(sc, dtype=torch.float64).log().exp() / sc if sc else u * float("nan")
+        yield u
+
+
+# steps: nothing happens with one step
+@claims(order=1, nfe=lambda n: n if n > 1 else 0)
+def not_with_one(problem, u, times):
+    if len(times) == 2:
+        yield u.clone()
+        return
+    yield from ddim_claiming_two.__wrapped__(problem, u, times)
+
+
+# steps: only even numbers
+@claims(order=1, nfe=lambda n: n)
+def even_only(problem, u, times):
+    for i in range(0, len(times) - 1, 2):
+        t, m, s = times[i : i + 3]
+        u = transfer(problem, u, problem.eps(u, t), t, m)
+        yield u
+        u = transfer(problem, u, problem.eps(u, m), m, s)
+        yield u
+
+
+# states: the start is yielded, too
+@claims(order=1, nfe=lambda n: n)
+def one_too_many(problem, u, times):
+    yield u
+    yield from ddim_claiming_two.__wrapped__(problem, u, times)
+
+
+# states: only the last one is yielded
+@claims(order=1, nfe=lambda n: n)
+def last_only(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+    yield u
+
+
+# runs: it returns the states
+def a_list(problem, u, times):
+    states = []
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+        states.append(u)
+    return states
+
+
+# runs: a stub
+def stub(problem, u, times):
+    raise NotImplementedError("your solver here")
+
+
+# order: the claim is lower than what it has
+@dn.method(order=1, nfe=lambda n: 2 * n, paper="wrong on purpose", reaches_zero=lambda n: False)
+def too_modest(problem, u, times):
+    for t, s in pairwise(times):
+        k = problem.velocity(u, t)
+        u = u + (s - t) * (k + problem.velocity(u + (s - t) * k, s)) / 2
+        yield u
+
+
+# order: the noise of the stochastic step is too small by a tenth, and the law is wrong
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def weak_noise(problem, u, times, noise):
+    for t, s in pairwise(times):
+        psi, P = problem.process.reverse_step(s, t, 1.0)
+        (a, sa), (c, _) = map(problem.process.levels, (t, s))
+        x0 = (u - sa * problem.eps(u, t)) / a
+        f = float(psi)
+        u = f * u + (c - f * a) * x0 + 0.9 * float(P) ** 0.5 * noise(u)
+        yield u
+
+
+# precision: weights in float32, seen on a point mass
+@claims(order=1, nfe=lambda n: n)
+def single_factors(problem, u, times):
+    for t, s in pairwise(times):
+        psi, c = torch.tensor(problem.process.step(t, s)).unbind()
+        u = psi * u + c * problem.eps(u, t)
+        yield u
