@@ -81,7 +81,7 @@ class Replay:
     """
 
     def __init__(self, draws: Sequence[Tensor]) -> None:
-        self.draws = list(draws)
+        self.draws = [d.clone() if isinstance(d, Tensor) else torch.tensor(np.array(d, np.float64)) for d in draws]
         self._next = 0
 
     def restart(self) -> None:
@@ -172,7 +172,7 @@ class _Coupled(Replay):
 def _word(name: str, value: int) -> int:
     """A whole number of 64 bits: what the key of a Philox generator is made of."""
     try:
-        number = index(value)
+        number = index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
     except TypeError as error:
         raise TypeError(f"{name} holds {value!r}, which is not a whole number") from error
     if not 0 <= number < 2**64:

@@ -288,9 +288,10 @@ def test_places_that_cannot_be_written_to_are_refused_first(call, tmp_path):
     for command in ("sample", "order --solver ddim", "compare"):
         for name, says in (("locked", "it is read-only; make it writable"), ("folder", "it is a folder; name a file")):
             result = call(*command.split(), "--out", f"{name}.png")
-            assert result.exit_code == 1 and result.stderr == f"diffnum: --out {name}.png: {says}" + result.stderr.split(
-                says
-            )[1]
+            assert (
+                result.exit_code == 1
+                and result.stderr == f"diffnum: --out {name}.png: {says}" + result.stderr.split(says)[1]
+            )
     assert sorted(tmp_path.iterdir()) == before
 
 

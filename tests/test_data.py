@@ -89,7 +89,9 @@ def test_arrays_that_are_no_cifar_are_refused_whatever_they_come_in(tmp_path, im
     for place in ("npz", "batches"):
         (tmp_path / place).mkdir()
     np.savez(tmp_path / "npz" / data.LOSSLESS, train_x=images, train_y=labels)
-    batches(tmp_path / "batches", {b"data": images.reshape(len(images), prod(images.shape[1:])), b"labels": labels.tolist()})
+    batches(
+        tmp_path / "batches", {b"data": images.reshape(len(images), prod(images.shape[1:])), b"labels": labels.tolist()}
+    )
     for place in ("npz", "batches"):
         if place == "batches" and images.shape[1:] == (3, 32, 32):
             continue  # as pixels of a batch they are right
@@ -160,7 +162,9 @@ def test_a_batch_of_the_archive_is_read_without_a_warning(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
 def test_a_pipe_is_never_waited_for(tmp_path):
-    for i, name in enumerate((data.ARCHIVE, data.PACK, data.LOSSLESS, "a.zip", "train/cat/0.png", f"{data.FOLDER}/test_batch")):
+    for i, name in enumerate(
+        (data.ARCHIVE, data.PACK, data.LOSSLESS, "a.zip", "train/cat/0.png", f"{data.FOLDER}/test_batch")
+    ):
         place = tmp_path / str(i)
         (place / name).parent.mkdir(parents=True)
         os.mkfifo(place / name)
@@ -187,7 +191,13 @@ def test_statistics_with_nan_or_of_a_wrong_shape_are_refused(tmp_path, what):
     reference = Reference.of(np.random.default_rng(0).standard_normal((20, 3)))
     blob = reference.save(tmp_path / "a.safetensors").read_bytes()
     about = {"diffnum": '{"count": 20, "source": ""}'}
-    for change in (lambda t: t / 0, lambda t: t * float("nan"), lambda t: t[:0], lambda t: t[None], lambda t: t.flatten()[0]):
+    for change in (
+        lambda t: t / 0,
+        lambda t: t * float("nan"),
+        lambda t: t[:0],
+        lambda t: t[None],
+        lambda t: t.flatten()[0],
+    ):
         tensors = load(blob)
         tensors[what] = change(tensors[what]).contiguous()
         with pytest.raises(DiffnumError, match="is not a reference"):

@@ -112,7 +112,7 @@ def test_golden_reference_and_last_step(cld, golden_gddim):
 def test_golden_stochastic(cld, golden_gddim, lam):
     g, times = golden_gddim, grids.quadratic(cld.process, 10)
     through, P = cld.process.reverse_step(times[1:], times[:-1], lam)
-    close(through, g[f"sto_Psihat_lam{lam}"])
+    close(through, g[f"sto_Psihat_lam{lam}"], magnified=10)  # a product of panels
     close(P, g[f"sto_P_lam{lam}"], magnified=through.abs().max().item() ** 2)  # P is quadratic in it
     noise = Replay([z.mT.contiguous() for z in g["noise_N10"]])
     end = dn.solve(cld.problem, "gddim_sde", cld.u, times, lam=lam, noise=noise).u
@@ -139,8 +139,8 @@ def test_golden_blurring(golden_gddim):
     close(pick(process.damping(t)), g["bdm_D"])
     close(pick(process.alpha(t)), g["bdm_mu"])
     unit = torch.ones_like(g["bdm_F"])
-    close(pick(process.F(t)[..., 0, 0]) / g["bdm_F"], unit)
-    close(pick(process.G(t)[..., 0, 0]) ** 2 / g["bdm_G2"], unit)
+    close(pick(process.F(t)[..., 0, 0]) / g["bdm_F"], unit, magnified=10)  # a tangent
+    close(pick(process.G(t)[..., 0, 0]) ** 2 / g["bdm_G2"], unit, magnified=10)
     small = dn.Blurring((4, 4), blur_max=2.0)
     problem = dn.Problem(small, dn.GaussianMixture(g["bdm4_w"], g["bdm4_m"], stds=g["bdm4_c"], basis="dct"))
     times = grids.quadratic(small, 10)
@@ -161,7 +161,7 @@ def test_transition_is_a_group_that_solves_its_equation(process):
     close(process.transition(t, m) @ process.transition(m, s), process.transition(t, s))
     h = 1e-5 * process.t_max
     slope = (process.transition(t + h, s) - process.transition(t - h, s)) / (2 * h)
-    close(slope, process.F(t) @ process.transition(t, s), magnified=1e5)  # t_max/h
+    close(slope, process.F(t) @ process.transition(t, s), magnified=1e6)  # t_max/h = 1e5, and ten for the truncation
     close(process.integral_F(t, s) + process.integral_F(s, 0.1), process.integral_F(t, 0.1))
 
 
@@ -170,12 +170,12 @@ def test_covariance_solves_its_equation(process):
     t = 0.37 * process.t_max
     h = 1e-5 * process.t_max
     F, Q, S = process.F(t), process.G(t) @ process.G(t).mT, process.cov(t)
-    close((process.cov(t + h) - process.cov(t - h)) / (2 * h), F @ S + S @ F.mT + Q, magnified=1e5)
+    close((process.cov(t + h) - process.cov(t - h)) / (2 * h), F @ S + S @ F.mT + Q, magnified=1e6)
     R, L = process.rotation_root(t), process.cholesky(t)
     close(R @ R.mT, S)
     close(L @ L.mT, S)
     slope = (process.rotation_root(t + h) - process.rotation_root(t - h)) / (2 * h)
-    close(slope, (F + Q @ torch.linalg.inv(S) / 2) @ R, magnified=1e5)
+    close(slope, (F + Q @ torch.linalg.inv(S) / 2) @ R, magnified=1e6)
     for K, root in (("R", R), ("L", L)):
         close(process.gain(t, K), Q @ torch.linalg.inv(root).mT / 2)
 
@@ -218,9 +218,9 @@ def test_coefficients_of_order_one_are_the_closed_form(process):
         times = grids.quadratic(process, n)
         s, t = times[1:], times[:-1]
         closed = process.rotation_root(s) - process.transition(s, t) @ process.rotation_root(t)
-        cancelled = (process.transition(s, t).abs() @ process.rotation_root(t).abs()).max().item()
+        allowed = checks.rounding(process, times)  # what cancels is as large as the state of a run
         for C, exact in zip(exponential_weights(process, times.tolist(), 1), closed, strict=True):
-            close(C[0], exact, ROUNDED * cancelled)
+            close(C[0], exact, allowed)
 
 
 @processes
@@ -239,10 +239,10 @@ def test_moments_of_the_coefficients(process, K):
 def test_reverse_step(process, lam):
     s, t = 0.2 * process.t_max, 0.6 * process.t_max
     through, P = process.reverse_step(s, t, lam)
-    R, worst = process.rotation_root, torch.linalg.cond(process.cov(t)).max().item()
+    R, worst = process.rotation_root, 10 * torch.linalg.cond(process.cov(t)).max().item()  # ten: a product of panels
     close(through @ process.cov(t) @ through.mT + P, process.cov(s), magnified=worst)
     if lam == 0:
-        close(through, R(s) @ torch.linalg.inv(R(t)), magnified=worst**0.5)
+        close(through, R(s) @ torch.linalg.inv(R(t)), magnified=worst)
         assert P.abs().max() == 0
     if lam == 1:  # the gain of a Gaussian posterior
         close(through, process.cov(s) @ process.transition(t, s).mT @ torch.linalg.inv(process.cov(t)), magnified=worst)

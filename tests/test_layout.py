@@ -73,7 +73,13 @@ FLOORS = {
     "__main__": 7.3,
     "cli.__main__": 7.4,
 }
-SHARED_INSIDE = {"processes", "denoisers", "derive", "claims", "classroom"}  # files of these packages may import each other
+SHARED_INSIDE = {
+    "processes",
+    "denoisers",
+    "derive",
+    "claims",
+    "classroom",
+}  # files of these packages may import each other
 LINES = 450  # of a file of the library: a reader takes in one screen after another, not a thousand lines
 FORBIDDEN_IN_SOLVERS = {"sympy", "matplotlib", "PIL", "typer", "rich", "safetensors", "pooch"}
 ONLY_IN = {  # each of these libraries is imported by the modules that are about it

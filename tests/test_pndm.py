@@ -49,7 +49,8 @@ def test_golden_reference(golden, schedule):
 def test_golden_probability_flow(vp, golden):
     assert_close(reference(vp.problem, vp.u, [1.0, 1e-3]), golden["x_linear_PF_tight"], 10 * INTEGRATED)  # in t, stiff
     for t, drift in zip(golden["pf_drift_t"].tolist(), golden["pf_drift_at_xT"], strict=True):
-        assert_close(vp.problem.velocity(vp.u, t), drift)
+        cancelled = abs(vp.process.F(t).item()) * vp.u.abs().max().item()  # against the score, near the prior
+        assert_close(vp.problem.velocity(vp.u, t), drift, ROUNDED * cancelled)
 
 
 @pytest.mark.parametrize("n", [10, 20, 50])

@@ -135,13 +135,19 @@ def test_golden_process_and_drifts(golden_psld, psld):
     process = problem.process
     S = process.cov(t)
     close(torch.stack([S[:, 0, 0], S[:, 0, 1], S[:, 1, 1]], 1), g["ref_g001_eps0_hsm_cov"])
-    close(process.cholesky(t)[:, [0, 1, 1], [0, 0, 1]], g["ref_g001_eps0_hsm_coeff_lower"][:, [0, 2, 3]])
+    close(
+        process.cholesky(t)[:, [0, 1, 1], [0, 0, 1]],
+        g["ref_g001_eps0_hsm_coeff_lower"][:, [0, 2, 3]],
+        magnified=torch.linalg.cond(S).max().item() ** 0.5,
+    )  # theirs is the root of a difference
     close(process.clock(t), g["ref_g001_bint"].flatten())
     z = g["ref_ztest"].reshape(5, 2, 3)
     for i, time in enumerate(t.tolist()):
-        close(flat(problem.score(z, time)), g["exact_g001_score"][i])
-        close(flat(-problem.velocity(z, time)), g["ref_g001_rev_ode_drift"][i])
-        close(flat(-problem.drift(z, problem.eps(z, time), time, 1.0)), g["ref_g001_rev_sde_drift"][i])
+        worst = torch.linalg.cond(process.cov(time)).item()  # theirs is inverted
+        close(flat(problem.score(z, time)), g["exact_g001_score"][i], magnified=worst)
+        close(flat(-problem.velocity(z, time)), g["ref_g001_rev_ode_drift"][i], magnified=worst)
+        drift = problem.drift(z, problem.eps(z, time), time, 1.0)
+        close(flat(-drift), g["ref_g001_rev_sde_drift"][i], magnified=worst)
     exact = analysis.reference(problem, u, published_grid("uniform", 10))
     close(flat(exact), g["own_pfode_exact"], 1e-10)  # two integrators, each with 1e-12 a step, over a hundred steps
 
@@ -172,7 +178,7 @@ def test_lambda_times_ones_needs_the_fundamental_matrix():
     fine = torch.linspace(t, s, 4001, dtype=torch.float64).tolist()
     for a, b in pairwise(fine):  # a product of many short exponentials
         product = torch.linalg.matrix_exp(process.F((a + b) / 2) * (b - a) - ones * (b - a)) @ product
-    close(through, product, 1e-6)
+    close(through, product, 1e-6 * product.abs().max().item())  # the midpoint rule, 4000 times
     assert (wrong - product).abs().max() > 0.01 * product.abs().max()
     constant = dn.PSLD()  # constant rate: they commute
     linear, _ = conjugate_weights(constant, [(t, s)], "lambda_ones", lam, "L")
@@ -203,7 +209,7 @@ def test_substeps_sum_to_the_reverse_drift(psld):
         if w == 2:
             change = change + (p.O(u, torch.zeros_like(u), h) - u) / h
         drift = -problem.drift(u, problem.eps(u, t), t, lam) / process.beta(t)
-        close(change, drift, 1e-6)
+        close(change, drift, 1e-6 * drift.abs().max().item())  # h, and rounding over h
 
 
 def test_the_noise_step_is_exact():

@@ -349,7 +349,16 @@ def test_command_writes_all_that_repeats_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1]", "{}", "[" * 100_000, "\x00", '{"recipe": "ddim", "n": 4, "nfe": 1}', '{"recipe": {"seed": 0}, "n": 4, "nfe": 1}']
+    "text",
+    [
+        "",
+        "[1]",
+        "{}",
+        "[" * 100_000,
+        "\x00",
+        '{"recipe": "ddim", "n": 4, "nfe": 1}',
+        '{"recipe": {"seed": 0}, "n": 4, "nfe": 1}',
+    ],
 )
 def test_what_is_no_result_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)

@@ -61,7 +61,7 @@ def order(
     from diffnum import Problem
     from diffnum.denoisers import targets
     from diffnum.measure import plots
-    from diffnum.measure.analysis import convergence, evaluations, ladder, weak_convergence
+    from diffnum.measure.analysis import convergence, evaluations, kind_of, ladder, weak_convergence
     from diffnum.measure.checks import assert_order
     from diffnum.measure.standard import RANGES
     from diffnum.solvers import find
@@ -104,7 +104,7 @@ def order(
     try:
         assert_order(result)
         verdict, status = f"order {result.claim} is claimed, {result.order:.2f} observed: confirmed", 0
-        above = claims.order(process=noising, **options)
+        above = claims.order(grid=kind_of(times(counts[-1]), noising), process=noising, **options)
         if above != result.claim and t_start is None:
             verdict += f" (started at the prior, --t-start {noising.t_max:g}, it claims {above})"
     except AssertionError as error:

@@ -45,13 +45,13 @@ def roundoff(dtype: torch.dtype = torch.float64) -> float:
 def rounding(process: Any, times: Tensor, dtype: torch.dtype = torch.float64, stages: int = 1) -> float:
     r"""What rounding may do to the final state of a run along a grid, on data of size 1.
 
-    .. math:: u \sum_i \Bigl(2^8 + (2^8 + 4 \kappa_i) \max |M_i| \, |\Psi(t_{i+1}, t_i)| \, |R_{t_i}|
+    .. math:: u \sum_i \Bigl(2^8 + (2^8 + 16 \kappa_i) \max |M_i| \, |\Psi(t_{i+1}, t_i)| \, |R_{t_i}|
               \, \Bigl(\frac{\rho_i}{\rho_{i+1}}\Bigr)^{m - 1}\Bigr)
 
     Step i adds numbers of the size of the state, data and noise, and what their rounding loses is brought to the end
     by :math:`M_i`: the transition, if later noise predictions do not answer to it, or :math:`R_{t_n} R_{t_{i+1}}^{-1}`
     if they do; the larger one counts. On VP and VE the term is :math:`\alpha_n \rho_i`: where a step removes nearly all
-    noise, what is left carries the rounding of what was there. A time is a rounded number too, a few units where it is
+    noise, what is left carries the rounding of what was there. A time is a rounded number too, some units where it is
     a node of a quadrature, and :math:`\kappa_i = d \log \rho / d \log t` is what a level makes of it: much where
     rho has a pole, as at the end of the cosine schedule. Each further stage of a step divides by the less noise at
     which it evaluates, and multiplies by the length of the step.
@@ -70,7 +70,7 @@ def rounding(process: Any, times: Tensor, dtype: torch.dtype = torch.float64, st
     steep = (process.rho(here) / process.rho(here * (1 - 1e-6))).log() / 1e-6
     levels = process.rho(times)
     ratios = torch.where(levels[1:] > 0, levels[:-1] / levels[1:], 1.0)  # nothing is evaluated where noise is 0
-    parts = MARGIN + (MARGIN + 4 * steep) * lost * ratios ** (stages - 1)
+    parts = MARGIN + (MARGIN + 16 * steep) * lost * ratios ** (stages - 1)
     return roundoff(dtype) * parts.sum().item()
 
 

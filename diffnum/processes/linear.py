@@ -273,13 +273,14 @@ class LinearProcess(Frozen):
         found = self._forms.get(key)
         if found is None:
             at = self._noisy(t)
-            (row, level), field = self.statistic(at), self.expansion(at, what)
-            form = ready(row, u)
-            found = (
-                None if isinstance(form, float) and form == 1 else form,
-                level.item() if level.ndim == 0 else level,
-                *(A if A is None else ready(A, u) for A in field),
-            )
+            with torch.inference_mode(False):  # a cached inference tensor would break autograd later
+                (row, level), field = self.statistic(at), self.expansion(at, what)
+                form = ready(row, u)
+                found = (
+                    None if isinstance(form, float) and form == 1 else form,
+                    level.item() if level.ndim == 0 else level,
+                    *(A if A is None else ready(A, u) for A in field),
+                )
             remember(self._forms, key, found)
         return found
 
@@ -288,7 +289,8 @@ class LinearProcess(Frozen):
         key = ("velocity", t, len(u), u.dtype, u.device)
         if key not in self._forms:
             at = self._noisy(t)
-            return remember(self._forms, key, (ready(self.F(at), u), ready(self.gain(at), u)))
+            with torch.inference_mode(False):
+                return remember(self._forms, key, (ready(self.F(at), u), ready(self.gain(at), u)))
         return self._forms[key]
 
     def _noisy(self, t: float) -> float:
