@@ -79,7 +79,8 @@ IMAGES, LABELS = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4)
 @pytest.mark.parametrize(
     ("images", "labels"),
     [
-        (IMAGES / 1.0, LABELS), (IMAGES[:, :16], LABELS), (IMAGES.transpose(0, 3, 1, 2), LABELS), (IMAGES[..., 0], LABELS),
+        (IMAGES / 1.0, LABELS), (IMAGES[:, :16], LABELS), (IMAGES.transpose(0, 3, 1, 2), LABELS),
+        (IMAGES[..., 0], LABELS),
         (IMAGES[:0], LABELS[:0]), (IMAGES.astype(np.int8), LABELS), (IMAGES, LABELS[:3]), (IMAGES, LABELS / 1.0),
         (IMAGES, LABELS - 1), (IMAGES, LABELS + 7), (IMAGES, LABELS[:, None]), (IMAGES, LABELS > 1),
         (IMAGES, np.array(list("abcd"))),

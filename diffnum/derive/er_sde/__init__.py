@@ -71,6 +71,8 @@ from diffnum.derive.er_sde.taylor import (
     power_coefficient,
     second_order_weights,
 )
+from diffnum.derive.gddim import alpha_s, alpha_t, sigma_s, sigma_t
+from diffnum.derive.reversing import lam
 
 __all__ = [
     "FORMS", "NOISE_SCALES", "cauchy_residuals", "coefficient", "coefficient_rate_residuals", "coefficient_series",

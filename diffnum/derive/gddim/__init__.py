@@ -81,6 +81,8 @@ from diffnum.derive.gddim.symbols import (
     sigma_s,
     sigma_t,
 )
+from diffnum.derive.linear_sde import t
+from diffnum.derive.reversing import lam
 
 __all__ = [
     "adams_weights", "angle_rate", "cld_residuals", "covariance", "data_local_errors", "ddim_residuals",

@@ -16,6 +16,8 @@ The full text of the paper was not at hand; what is left open there (order of su
 definition, that of `diffnum.solvers.splitting`.
 """
 
+from diffnum.derive.gddim import Gamma, M, b, h, nu
+from diffnum.derive.linear_sde import t
 from diffnum.derive.psld.conjugate import (
     best_lambda,
     commutator_of_the_rate,
@@ -31,6 +33,7 @@ from diffnum.derive.psld.conjugate import (
     wrong_exponential_example,
 )
 from diffnum.derive.psld.splitting import (
+    SCHEMES,
     commutator,
     lie_error,
     local_error,
