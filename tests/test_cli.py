@@ -193,7 +193,7 @@ def test_order_confirms_a_claim_and_draws_it(call, tmp_path):
 
 
 def test_order_says_when_a_claim_does_not_hold(call, tmp_path):
-    result = call("order", "--solver", "f_pndm", "--steps", "20,40,80", "--t-end", "0", "--grid", "quadratic",
+    result = call("order", "--solver", "f_pndm", "--steps", "20,40,80", "--t-end", "0", "--grid", "uniform",
                   "--target", "thin", "--out", "floor.png")  # fmt: skip
     assert result.exit_code == 1 and "not confirmed" in result.output
     assert (tmp_path / "floor.png").exists()

@@ -123,7 +123,8 @@ def test_the_optimiser_of_the_feature_network_does_not_see_the_size_of_a_filter(
     def step(scale):
         torch.manual_seed(0)
         task = classification(20)
-        net, _ = task.network("small", None)
+        net = task.network({}, None)
+        task.prepare(net)
         optimiser = task.optimiser(net, 0.1)
         for layer in net.stages:
             layer.weight.data *= scale

@@ -62,6 +62,7 @@ def compare(
     for name, value in (("-n", number), ("--scale", scale)):
         whole(name, value)
     budgets = increasing("--nfe", nfe)
+    whole("--seed", seed, 0, 2**64 - 1)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS[:-1])
     out, images = (

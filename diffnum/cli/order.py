@@ -49,6 +49,7 @@ def order(
     if steps is not None and (len(counts) < 2 or counts[0] < 1 or any(a >= b for a, b in pairwise(counts))):
         raise ValueError(f"--steps {steps} must be at least two positive numbers that increase, such as 40,80,160")
     whole("--steps", counts[-1] if counts else 1)
+    whole("--seed", seed, 0, 2**64 - 1)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS[:-1])
     path = writable(Path(f"{Path(solver).name}_order.png") if out is None else out, ".png")

@@ -50,6 +50,7 @@ def quality(
     """
     for name, value, least in (("-n", number, 4), ("--steps", steps, 1)):  # an interval needs halves of two images
         whole(name, value, least)
+    whole("--seed", seed, 0, 2**64 - 1)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
     path = writable(Path(f"{Path(solver).name}_quality.json") if out is None else out, ".json")

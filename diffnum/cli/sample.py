@@ -76,6 +76,7 @@ def sample(
     """
     for name, value in (("-n", number), ("--steps", steps), ("--batch", batch), ("--scale", scale)):
         whole(name, value)
+    whole("--seed", seed, 0, 2**64 - 1)
     if columns is not None:
         whole("--columns", columns)
     named.choose("dtype", dtype, DTYPES)

@@ -52,7 +52,7 @@ class Blurring(Diagonal):
 
     def __init__(self, shape: Sequence[int], blur_max: float = 10.0, d_min: float = 1e-3) -> None:
         super().__init__()
-        self.shape = arguments.sizes("shape", shape, 2, "(32, 32), height and width last,")[-2:]
+        self.shape = arguments.sizes("shape", shape, 2, "a height and a width such as (32, 32)")[-2:]
         if self.shape[0] * self.shape[1] > LARGEST:
             raise ValueError(f"shape={self.shape} has more than {LARGEST} frequencies; use smaller images")
         self.blur_max = arguments.number("blur_max", blur_max, 0.0, 1e6, usual=10)
