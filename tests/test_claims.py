@@ -86,7 +86,8 @@ def test_numbers_in_prose_are_those_of_a_claim():
 
 def test_chapters_hold_no_verdict_by_hand():
     hand = re.compile(r"^  - (holds|does not hold|not shown|not in|not tested|not seen|makes little)\b", re.M)
-    bad = {p.name: hand.findall(p.read_text("utf-8")) for p in BOOK.rglob("*.md")}
+    pages = ("pndm", "gddim", "er_sde", "psld", "splitting", "conjugate_splitting")  # the papers' own
+    bad = {name: hand.findall((BOOK / f"{name}.md").read_text("utf-8")) for name in pages}
     assert not {name: found for name, found in bad.items() if found}
 
 
