@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import sympy as sp
 import torch
 from torch import Tensor
 
@@ -100,3 +101,9 @@ def local_slope(solver: Any, t: float, h: float, halvings: int = 3, **options: A
 def slopes(result: analysis.Convergence) -> float:
     """Mean slope from the first to the last number of steps, for errors that carry noise."""
     return analysis.local_slopes((result.steps[0], result.steps[-1]), (result.errors[0], result.errors[-1]))[0]
+
+
+def zero(*residuals) -> bool:
+    """Whether SymPy left nothing of residuals and matrices of them."""
+    entries = (entry for r in residuals for entry in (r if isinstance(r, sp.MatrixBase) else (r,)))
+    return all(entry == 0 for entry in entries)

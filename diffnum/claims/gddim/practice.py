@@ -6,8 +6,8 @@ import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.gddim.settings import cld_errors, spread, zero
-from diffnum.claims.measure import gaussian_line, problem, quality, table, truth
+from diffnum.claims.gddim.settings import cld_errors, spread
+from diffnum.claims.measure import gaussian_line, problem, quality, table, truth, zero
 from diffnum.claims.store import results
 from diffnum.claims.verdicts import Verdict, claim, conditional, not_tried, several, unresolved, verdict
 from diffnum.coefficients import act, lagrange

@@ -6,8 +6,8 @@ import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.gddim.settings import cld_errors, spread, zero
-from diffnum.claims.measure import gaussian_line, table, two
+from diffnum.claims.gddim.settings import cld_errors, spread
+from diffnum.claims.measure import gaussian_line, table, two, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, verdict
 from diffnum.derive import gddim as derive
 from diffnum.measure import analysis

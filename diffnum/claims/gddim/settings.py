@@ -2,17 +2,9 @@
 
 from functools import lru_cache
 
-import sympy as sp
-
 from diffnum import grids
 from diffnum.claims.measure import gaussian_line, problem, truth
 from diffnum.measure import analysis
-
-
-def zero(*residuals) -> bool:
-    """Whether SymPy left nothing of residuals and matrices of them."""
-    entries = (entry for r in residuals for entry in (r if isinstance(r, sp.MatrixBase) else (r,)))
-    return all(entry == 0 for entry in entries)
 
 
 @lru_cache(maxsize=32)

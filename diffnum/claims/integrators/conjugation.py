@@ -6,7 +6,8 @@ import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.integrators.settings import REVIEWS, error, paths, phase_space, slope, zero
+from diffnum.claims.integrators.settings import REVIEWS, error, paths, phase_space, slope
+from diffnum.claims.measure import zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, not_tried, several, verdict
 from diffnum.coefficients import act, time_quadrature
 from diffnum.derive import psld as derive

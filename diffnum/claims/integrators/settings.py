@@ -72,8 +72,3 @@ def weak_slope(solver: str, steps: tuple[int, int] = (128, 256), **options) -> f
     """Weak order to t = 0.1, uniform steps."""
     cost = analysis.evaluations(phase_space().process, solver, 1)
     return analysis.local_slopes(steps, [law_error(solver, cost * n, "uniform", end=0.1, **options) for n in steps])[0]
-
-
-def zero(*residuals) -> bool:
-    """Whether SymPy left nothing."""
-    return all(r == 0 or r == 0 * r for r in residuals)
