@@ -311,6 +311,20 @@ def test_notebook_is_executed_and_clean(path):
             assert not re.search(r"/(home|root|tmp|work|Users)/", stored_text(output)), f"a machine path in {where!r}"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
+def test_every_assertion_of_a_lab_says_what_was_expected(path):
+    """A reader who changes a lab sees the message, and it must tell him what of what differs now."""
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    trees = [ast.parse("".join(cell["source"])) for cell in cells]
+    mute = [
+        ast.unparse(node.test)
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert) and (node.msg is None or not re.search(r"\w{2,}.* .*\w", ast.unparse(node.msg)))
+    ]
+    assert not mute, f"no message, or one of a single word: {mute}"
+
+
 def markdown():
     """Every page and every Markdown cell: (where, text)."""
     for page in sorted((ROOT / "book").rglob("*.md")):
