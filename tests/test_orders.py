@@ -28,6 +28,12 @@ VARIANTS = [
     ("f_pndm", {"midpoint": "sigma"}),
     ("pndm_variable", {"variable": "t"}),
     *(("pndm_variable", {"order": q}) for q in (1, 2, 3)),
+    ("pndm_variable", {"start": "ramp"}),
+    ("dpmpp_3m", {"published": True}),
+    *(("unipc", {"order": q, "prediction": "noise", "variant": "bh1"}) for q in (1, 2)),
+    ("exponential_adams", {"start": "analytic"}),
+    ("exponential_adams", {"prediction": "data", "variable": "t", "start": "runge_kutta"}),
+    ("exponential_adams", {"variable": "rho", "corrector": True}),
 ]
 
 
@@ -140,6 +146,7 @@ def test_evaluations_of_the_contract():
     assert claims == {
         "euler": n, "heun": 2 * n, "rk4": 4 * n, "ab2": n + 3, "ab4": n + 9, "fon": n + 9, "ddim": n, "prk": 4 * n,
         "s_pndm": n + 1, "f_pndm": n + 9, "plms": n + 1, "pndm_variable": n + 9,
+        "exponential_adams": n, "deis": n, "lms": n, "dpmpp_3m": n, "unipc": n, "ipndm": n,
         "dpmpp_2m": n, "edm_heun": 2 * n, "gddim": n, "gddim_sde": n, "er_sde": n, "euler_maruyama": n,
         "ancestral": n, "sscs": n, "conjugate": n, "conjugate_symplectic_euler": n,
         "conjugate_velocity_verlet": 2 * n, "symplectic_euler": 2 * n, "reduced_symplectic_euler": n,
