@@ -79,7 +79,7 @@ def third_order_weights(published: bool) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
     The released code takes half of the last: it multiplies the divided difference :math:`x_0[\cdot,\cdot,\cdot]` by the
     Taylor weight :math:`\int e^\tau \tau^2/2`, which belongs to the second derivative, twice as large.
     """
-    return tuple(moments("data", k) / (2 if published and k == 2 else 1) for k in range(3))  # type: ignore[return-value]
+    return tuple(moments("data", k) / (2 if published and k == 2 else 1) for k in range(3))
 
 
 def third_order_defect(published: bool) -> dict[int, sp.Expr]:
