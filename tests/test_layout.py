@@ -51,6 +51,8 @@ FLOORS = {
     "measure.checks": 5.4,
     "measure": 5.5,
     "interop.needed": 5.9,
+    "interop.samplers": 6.1,
+    "interop.scheduler": 6.1,
     "interop.networks": 6,
     "interop.questions": 6,
     "interop": 6.2,

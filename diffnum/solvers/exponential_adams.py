@@ -322,17 +322,17 @@ def dpmpp_3m(problem: Problem, u: Tensor, times: list[float], published: bool = 
 
 
 @method(
-    order=lambda grid="log_snr", process=None, order=3, prediction="data", variant="bh2", first=None: _order(
+    order=lambda grid="log_snr", process=None, order=2, prediction="data", variant="bh2", first=None: _order(
         grid, process, order, corrector=True, first=first
     ),
-    nfe=lambda n, order=3, prediction="data", variant="bh2": n,
+    nfe=lambda n, order=2, prediction="data", variant="bh2": n,
     paper="Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8",
     exact_for="a point mass",
-    values={"order": (3, 2, 1), "prediction": PREDICTIONS, "variant": ("bh2", "bh1")},
+    values={"order": (2, 3, 1), "prediction": PREDICTIONS, "variant": ("bh2", "bh1")},
     register=True,
 )
 def unipc(
-    problem: Problem, u: Tensor, times: list[float], order: int = 3, prediction: str = "data", variant: str = "bh2"
+    problem: Problem, u: Tensor, times: list[float], order: int = 2, prediction: str = "data", variant: str = "bh2"
 ) -> Iterator[Tensor]:
     r"""UniPC: predictor UniP and corrector UniC in :math:`\lambda`; the corrector costs no evaluation.
 
@@ -342,7 +342,7 @@ def unipc(
     a predictor of order p; n evaluations, none at the last time.
 
     Args:
-        order: p, the predictor's order.
+        order: p, the predictor's order: 2 as in the released code, 3 where the noise stands still at the start.
         prediction: "data", as UniPC is used for guided sampling, or "noise".
         variant: "bh1" or "bh2".
     """
