@@ -23,6 +23,7 @@ TOP_LEVEL = {
 # A module imports only from floors below its own. `diffnum.solvers.pndm` is looked up as such, then as `solvers`.
 FLOORS = {
     "errors": -1,
+    "exploring": -0.9,
     "arguments": -0.8,
     "ambient": -0.7,
     "weights": -1,
