@@ -4,6 +4,7 @@ One linear diffusion process, one denoiser, solvers that are generator functions
 order each of them claims. Names are imported when first used, so that ``diffnum --help`` does not wait for torch.
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         targets,
     )
     from diffnum.errors import DiffnumError
+    from diffnum.exploring import explore
     from diffnum.images import data
     from diffnum.interop import DiffnumScheduler, from_diffusers, from_edm
     from diffnum.measure import analysis, checks, plots
@@ -56,6 +58,7 @@ _NAMES = {
         "Empirical", "Gaussian", "GaussianMixture", "Guided", "Network", "PointMass", "from_prediction", "load",
     ),
     "errors": ("DiffnumError",),
+    "exploring": ("explore",),
     "interop": ("DiffnumScheduler", "from_diffusers", "from_edm"),
     "problem": ("Problem",),
     "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
@@ -67,8 +70,8 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [
     "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "DiffnumScheduler", "Empirical", "Gaussian",
     "GaussianMixture", "Guided", "Network", "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive",
-    "from_diffusers", "from_edm", "from_prediction", "grids", "interop", "load", "method", "noise", "plots", "solve",
-    "solvers", "targets",
+    "explore", "from_diffusers", "from_edm", "from_prediction", "grids", "interop", "load", "method", "noise", "plots",
+    "solve", "solvers", "targets",
 ]  # fmt: skip
 
 
@@ -112,3 +115,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+if "DIFFNUM_EXPLORE" in os.environ:
+    _exploring = import_module("diffnum.exploring")
+    if _exploring.asked_for():
+        _exploring.explore()
