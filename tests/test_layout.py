@@ -23,6 +23,7 @@ TOP_LEVEL = {
 # A module imports only from floors below its own. `diffnum.solvers.pndm` is looked up as such, then as `solvers`.
 FLOORS = {
     "errors": -1,
+    "exploring": -0.9,
     "arguments": -0.8,
     "ambient": -0.7,
     "weights": -1,
@@ -50,7 +51,13 @@ FLOORS = {
     "measure.analysis": 5.3,  # the public names of the five above
     "measure.checks": 5.4,
     "measure": 5.5,
-    "interop": 6,
+    "interop.needed": 5.9,
+    "interop.samplers": 6.1,
+    "interop.scheduler": 6.1,
+    "interop.networks": 6,
+    "interop.questions": 6,
+    "interop": 6.2,
+    "interop.__init__": 6.3,
     "images.data": 6,
     "images.optimisers": 6,
     "images.provenance": 6,
