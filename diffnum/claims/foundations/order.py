@@ -217,7 +217,8 @@ def two_m_is_adams() -> Verdict:
         gap.append(abs(h / 2 * (1 - exp(-h)) - (h - 1 + exp(-h))))
     power = analysis.local_slopes([1, 2], gap)[0]
     order = {
-        s: converge(s, (80, 160, 320), "log_snr", **o).order for s, o in (("dpmpp_2m", {}), ("gddim", {"order": 2}))
+        "dpmpp_2m": converge("dpmpp_2m", (80, 160, 320), "log_snr").order,
+        "gddim": converge("gddim", (80, 160, 320), "log_snr", order=2).order,
     }
     saw = (
         f"its weights differ from the exact integrals by h^{power:.1f}/12; the order is {order['dpmpp_2m']:.2f} all "

@@ -1,6 +1,7 @@
 """Conjugate integrators: the transform, its special cases, lambda, the stability theorem."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -42,7 +43,8 @@ def conjugate_transform() -> Verdict:
 def b_zero_on_vp_is_ddim() -> Verdict:
     rest, exact = zero(*derive.ddim_residuals()), problem()
     u, times = targets.starts(exact.process), grids.log_snr(exact.process, 20)
-    ends = [dn.solve(exact, s, u, times, **o).u for s, o in (("ddim", {}), ("gddim", {"order": 1}), ("gddim", {}))]
+    settings: tuple[tuple[str, dict[str, Any]], ...] = (("ddim", {}), ("gddim", {"order": 1}), ("gddim", {}))
+    ends = [dn.solve(exact, s, u, times, **o).u for s, o in settings]
     gap = [(end - ends[0]).abs().max().item() for end in ends[1:]]
     saw = (
         f"SymPy leaves {'nothing' if rest else 'a rest'}: A = 1/alpha, Phi = sigma/alpha; 20 steps of the exponential "
