@@ -19,6 +19,7 @@ BLOCK = 2**15  # pairs of numbers at once: four arrays of them stay in the cache
 
 # SplitMix64: the step of its counter, and the factors of its mixing function
 STEP, FACTORS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+MIDDLE = torch.tensor(0.5 + 2.0**-33, dtype=torch.float64, device="cpu")  # of the numbers from 0 to 1, rounded up
 HALVES = 0x243F6A8885A308D3, 0x13198A2E03707344  # where the two halves of a key begin: digits of pi
 
 
@@ -199,13 +200,12 @@ def _signed(word: int) -> int:
     return (word + 2**63) % 2**64 - 2**63
 
 
-def _mixed(z: Tensor, spare: Tensor, key: Tensor | int = 0) -> Tensor:
+def _mixed(z: Tensor, spare: Tensor, key: Tensor | None = None) -> Tensor:
     """The two rounds of SplitMix64, in place, with a key added between them; all but their last exclusive or."""
     for shift, factor, add in zip((30, 27), FACTORS, (key, None), strict=True):
-        torch.bitwise_right_shift(z, shift, out=spare).bitwise_and_(2 ** (64 - shift) - 1)  # that of torch keeps a sign
-        z.bitwise_xor_(spare).mul_(_signed(factor))
-        if add is not None:
-            z.add_(add)
+        torch.bitwise_right_shift(z, shift, out=spare).bitwise_and_(2 ** (64 - shift) - 1)  # torch shifts the sign in
+        z.bitwise_xor_(spare)
+        z = z.mul_(_signed(factor)) if add is None else torch.add(add, z, alpha=_signed(factor), out=z)
     return z
 
 
@@ -226,29 +226,28 @@ def _fill(out: Tensor, keys: tuple[Tensor, Tensor], draw: int) -> None:
     columns = min(max(pairs, 1), block)
     height = max(1, min(batch, block // columns))
     counter = torch.arange(pairs, device=out.device).add_(draw << 32).mul_(_signed(STEP))
+    tall = height > columns  # loops run along the longer side: so must memory
+    # One piece of memory for all blocks: glibc hands smaller ones back to the system, and page faults cost a third more
+    space = torch.empty(4, *((columns, height) if tall else (height, columns)), dtype=torch.int64, device=out.device)
+    space = space.mT if tall else space
     for i in range(0, batch, height):
         for j in range(0, pairs, columns):
+            part, places = out[i : i + height, 2 * j : 2 * (j + columns)], counter[j : j + columns]
             a, b = (half[i : i + height] for half in keys)
-            _fill_block(out[i : i + height, 2 * j : 2 * (j + columns)], a, b, counter[j : j + columns])
+            words, spare, *others = space[:, : len(a), : len(places)]
+            torch.add(a, places, out=words)
+            first, second = _normals(_mixed(words, spare, b), spare, *others)
+            part[:, 0::2], part[:, 1::2] = first, second[:, : part.shape[1] // 2]
 
 
-def _fill_block(out: Tensor, a: Tensor, b: Tensor, counter: Tensor) -> None:
-    shape = len(a), len(counter)
-    if shape[0] > shape[1]:  # loops run along the longer side
-        z, spare = (torch.empty(shape[::-1], dtype=torch.int64, device=out.device).mT for _ in range(2))
-    else:
-        z, spare = (torch.empty(shape, dtype=torch.int64, device=out.device) for _ in range(2))
-    first, second = _normals(_mixed(torch.add(a, counter, out=z), spare, b), spare)
-    out[:, 0::2], out[:, 1::2] = first, second[:, : out.shape[1] // 2]
-
-
-def _normals(words: Tensor, spare: Tensor) -> tuple[Tensor, Tensor]:
-    """Two float64 tensors of standard normal numbers from int64 words, which are lost."""
-    torch.bitwise_right_shift(words, 32, out=spare)
-    words.bitwise_xor_(spare).bitwise_left_shift_(32)  # the lower half, hashed with the upper, as a fraction of a turn
-    radius, angle = spare.double(), words.double().mul_(pi * 2.0**-63)
-    radius.mul_(2.0**-32).add_(0.5 + 2.0**-33).log_().mul_(-2).sqrt_()  # u from 2^-33 to 1 - 2^-33
-    return angle.cos().mul_(radius), angle.sin_().mul_(radius)
+def _normals(words: Tensor, spare: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    """Two float64 tensors of standard normal numbers from int64 words, in the memory of the arguments."""
+    cosine, radius, angle = (x.view(torch.float64) for x in (words, *others))
+    radius.copy_(torch.bitwise_right_shift(words, 32, out=spare))
+    angle.copy_(words.bitwise_xor_(spare).bitwise_left_shift_(32))  # the lower half, hashed with the upper one
+    torch.add(MIDDLE, radius, alpha=2.0**-32, out=radius).log_().mul_(-2).sqrt_()  # of u from 2^-33 to 1 - 2^-33
+    torch.cos(angle.mul_(pi * 2.0**-63), out=cosine)
+    return cosine.mul_(radius), angle.sin_().mul_(radius)
 
 
 def _word(name: str, value: int) -> int:
