@@ -253,6 +253,16 @@ def paths():
     return problem, u, analysis.ladder(grids.log_snr, process, t_end=0.1)
 
 
+def median_slope(result):
+    """Mean slope over four halvings of the step, of the median path of 600.
+
+    Bootstrap over the paths gives it a standard deviation of 0.02, so that 0.1 is five of them. The root mean square
+    has 0.06 and more: most of it are a handful of paths that coarse steps let fall to the other side between two modes.
+    """
+    first, last = (np.median(result.by_start[i]) for i in (0, -1))
+    return np.log(first / last) / np.log(result.steps[-1] / result.steps[0])
+
+
 @pytest.mark.parametrize("phi", ["x^1.5", "x^2", "x^2.5", "x^0.9 log10(1+100x^1.5)", "x(exp(x^0.3)+10)"])
 def test_strong_order(paths, phi):
     """Orders 1, 2 and 3 all converge with strong order 1; orders 2 and 3 lower the constant alone."""
@@ -264,9 +274,8 @@ def test_strong_order(paths, phi):
         for order in (1, 2, 3)
     ]
     for result in results:
-        mean = np.log(result.errors[0] / result.errors[-1]) / np.log(16)
         assert result.claim == 1
-        assert mean == pytest.approx(1, abs=0.15), result.table()
+        assert median_slope(result) == pytest.approx(1, abs=0.1), result.table()
     assert results[1].errors[-1] < results[0].errors[-1]
     assert results[2].errors[-1] == pytest.approx(results[1].errors[-1], rel=0.05)
 
@@ -275,7 +284,7 @@ def test_strong_order(paths, phi):
 def test_strong_order_of_the_others(paths, name, options):
     problem, u, rung = paths
     result = analysis.strong_convergence(problem, name, u, rung, (16, 64, 256), finest=2048, **options)
-    assert np.log(result.errors[0] / result.errors[-1]) / np.log(16) == pytest.approx(1, abs=0.15), result.table()
+    assert median_slope(result) == pytest.approx(1, abs=0.1), result.table()
 
 
 def test_other_paths_are_noticed(paths):
