@@ -435,7 +435,7 @@ def first_grid(row: Row, rounds: int = 5) -> float:
 
 
 def noise(rounds: int = ROUNDS) -> dict[str, float]:
-    """What a draw of the default noise costs, in calls of `torch.randn_like`: the median over rounds, for each shape."""
+    """What a draw of the default noise costs, in calls of `torch.randn_like`: medians over rounds, by shape."""
     ratios = {}
     for shape in DRAWS:
         u, source = torch.empty(shape), dn.noise.Seeded(0)
