@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         load,
         targets,
     )
-    from diffnum.errors import DiffnumError
+    from diffnum.errors import DiffnumError, StabilityWarning
     from diffnum.images import data
     from diffnum.measure import analysis, checks, plots
     from diffnum.problem import Problem
@@ -54,7 +54,7 @@ _NAMES = {
     "denoisers": (
         "Empirical", "Gaussian", "GaussianMixture", "Guided", "Network", "PointMass", "from_prediction", "load",
     ),
-    "errors": ("DiffnumError",),
+    "errors": ("DiffnumError", "StabilityWarning"),
     "problem": ("Problem",),
     "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
     "runner": ("Solution", "method"),
@@ -64,8 +64,8 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "Empirical", "Gaussian", "GaussianMixture", "Guided",
-    "Network", "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive", "from_prediction", "grids",
-    "load", "method", "noise", "plots", "solve", "solvers", "targets",
+    "Network", "PointMass", "Problem", "Solution", "StabilityWarning", "analysis", "checks", "data", "derive",
+    "from_prediction", "grids", "load", "method", "noise", "plots", "solve", "solvers", "targets",
 ]  # fmt: skip
 
 
