@@ -44,9 +44,7 @@ def extrapolated_in_time() -> Verdict:
         "cosine": analysis.growth(cosine, "pndm_variable", grids.log_snr(cosine, 20), variable="t"),
         "fewer_nodes": analysis.growth(cosine, "gddim", grids.log_snr(cosine, 20), order=4),
     }
-    saw = (
-        f"four nodes, 20 steps in log-SNR from the prior: errors of noise predictions grow {table(grown, '.0e')} times"
-    )
+    saw = f"four nodes, 20 steps in log-SNR from the prior: errors of the noise grow {table(grown, '.0e')} times"
     return conditional("the schedule is linear", grown["linear"] < 1e4, grown["cosine"] < 1e4, saw, grown)
 
 
