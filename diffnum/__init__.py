@@ -4,6 +4,7 @@ One linear diffusion process, one denoiser, solvers that are generator functions
 order each of them claims. Names are imported when first used, so that ``diffnum --help`` does not wait for torch.
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from diffnum import derive, grids, noise, solvers
+    from diffnum import derive, grids, interop, noise, solvers
     from diffnum.denoisers import (
         Empirical,
         Gaussian,
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
         targets,
     )
     from diffnum.errors import DiffnumError, StabilityWarning
+    from diffnum.exploring import explore
     from diffnum.images import data
+    from diffnum.interop import DiffnumScheduler, from_diffusers, from_edm
     from diffnum.measure import analysis, checks, plots
     from diffnum.problem import Problem
     from diffnum.processes import CLD, PSLD, VE, VP, Blurring
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("derive", "grids", "noise", "solvers")
+_MODULES = ("derive", "grids", "interop", "noise", "solvers")
 # Where the modules of version 0.1 stand now. `dn.analysis` and its like are public; the old paths to import from,
 # such as `diffnum.train`, work until version 0.3.
 _MOVED = {
@@ -55,6 +58,8 @@ _NAMES = {
         "Empirical", "Gaussian", "GaussianMixture", "Guided", "Network", "PointMass", "from_prediction", "load",
     ),
     "errors": ("DiffnumError", "StabilityWarning"),
+    "exploring": ("explore",),
+    "interop": ("DiffnumScheduler", "from_diffusers", "from_edm"),
     "problem": ("Problem",),
     "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
     "runner": ("Solution", "method"),
@@ -63,9 +68,10 @@ _NAMES = {
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "Empirical", "Gaussian", "GaussianMixture", "Guided",
-    "Network", "PointMass", "Problem", "Solution", "StabilityWarning", "analysis", "checks", "data", "derive",
-    "from_prediction", "grids", "load", "method", "noise", "plots", "solve", "solvers", "targets",
+    "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "DiffnumScheduler", "Empirical", "Gaussian",
+    "GaussianMixture", "Guided", "Network", "PointMass", "Problem", "Solution", "StabilityWarning", "analysis",
+    "checks", "data", "derive", "explore", "from_diffusers", "from_edm", "from_prediction", "grids", "interop", "load",
+    "method", "noise", "plots", "solve", "solvers", "targets",
 ]  # fmt: skip
 
 
@@ -109,3 +115,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+if "DIFFNUM_EXPLORE" in os.environ:
+    _exploring = import_module("diffnum.exploring")
+    if _exploring.asked_for():
+        _exploring.explore()
