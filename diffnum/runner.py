@@ -19,6 +19,7 @@ from diffnum.errors import DiffnumError, WrongKind
 from diffnum.grids import check_times
 from diffnum.noise import Noise, Replay, Seeded, seed_from, stream_of
 from diffnum.problem import Problem, given_problem
+from diffnum.stability import look
 
 Solver = Callable[..., Iterator[Tensor]]
 
@@ -84,6 +85,8 @@ def method(
         name = function.__name__
         options = list(inspect.signature(function).parameters)[3:]
         allowed, draws = values or {}, "noise" in options
+        # one evaluation a step and order 1: nothing is extrapolated. What is tried beforehand has to be ours.
+        extrapolates = register and kind == "ode" and not (order == 1 and nfe is not None and nfe(7) == 7)
 
         @wraps(function)
         def checked(problem: Problem, u: Tensor, times: Any, **given: Any) -> Iterator[Tensor]:
@@ -109,6 +112,8 @@ def method(
                     f"t={grid[-1]:g}, where there is no noise; end the grid above 0 or use ddim for the last step"
                 )
             problem.check(u)
+            if extrapolates:
+                look(problem.process, name, function, grid, given)
             return function(problem, u, grid, **given)
 
         claims = {
