@@ -382,12 +382,7 @@ class LinearProcess(Frozen):
         return act(self.prior_root(), source.normal(self.state_shape(shape))).to(existing(device), dtype)
 
     def perturb(
-        self,
-        x0: Tensor,
-        t: Tensor | float,
-        generator: torch.Generator | None = None,
-        *,
-        noise: Noise | None = None,
+        self, x0: Tensor, t: Tensor | float, generator: torch.Generator | None = None, *, noise: Noise | None = None
     ) -> Tensor:
         r"""Noisy data :math:`\text{mean}(t) x_0 + L_t n` at a time t, or at one time per row.
 
