@@ -14,12 +14,14 @@ from diffnum.solvers import transfer
 
 
 def euler_on_ve():
-    """On VE Euler's method in t is DDIM, since the time is the noise level and F = 0."""
+    """On VE Euler in t is DDIM: the time is the noise level, and F = 0."""
     process = dn.VE(10.0)
     problem = dn.Problem(process, targets.smooth())
     u = targets.starts(process)
     times = grids.log_snr(process, 20, t_end=0.05)
-    return rms(dn.solve(problem, "euler", u, times).u - dn.solve(problem, "ddim", u, times).u)
+    return rms(
+        dn.solve(problem, "euler", u, times).u - dn.solve(problem, "ddim", u, times).u
+    )
 
 
 def overtaking(steps=(6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 50)):
@@ -33,7 +35,10 @@ def overtaking(steps=(6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 50)):
         times = grids.log_snr(process, n)
         rows[n] = (
             1 - exp(-span / n),
-            *(rms(dn.solve(problem, s, u, times).u - truth) for s in ("s_pndm", "f_pndm", "plms")),
+            *(
+                rms(dn.solve(problem, s, u, times).u - truth)
+                for s in ("s_pndm", "f_pndm", "plms")
+            ),
         )
     return rows
 
@@ -45,7 +50,9 @@ def two_points(problem, u, times):
     for t, s in pairwise(times):
         e = problem.eps(u, t)
         if old is None:
-            bar = combine((0.5, 0.5), (e, problem.eps(transfer(problem, u, e, t, s), s)))
+            bar = combine(
+                (0.5, 0.5), (e, problem.eps(transfer(problem, u, e, t, s), s))
+            )
         else:
             r = (rho(s) - rho(t)) / (rho(t) - rho(before))
             bar = combine((1 + r / 2, -r / 2), (e, old))
@@ -59,15 +66,20 @@ def two_points_measured():
     problem, u = dn.Problem(process, targets.smooth()), targets.starts(process)
     ends = {"t_start": process.time_of_rho(3.0), "t_end": process.time_of_rho(0.05)}
     for kind in (grids.log_snr, grids.quadratic, grids.uniform):
-        found = analysis.convergence(problem, two_points, u, ladder(kind, process, **ends), (160, 320, 640))
+        found = analysis.convergence(
+            problem, two_points, u, ladder(kind, process, **ends), (160, 320, 640)
+        )
         checks.assert_order(found)
     grid = ladder(grids.log_snr, process)
-    errors = [analysis.convergence(problem, s, u, grid, (320, 640)).errors for s in (two_points, "s_pndm")]
+    errors = [
+        analysis.convergence(problem, s, u, grid, (320, 640)).errors
+        for s in (two_points, "s_pndm")
+    ]
     return errors[0][-1] / errors[1][-1]
 
 
 def two_points_on_a_line(s0=0.5):
-    """The ratio for Gaussian data, measured, and from the integrals of both local errors."""
+    """The ratio for Gaussian data: measured, and from both local errors."""
     process = dn.VP()
     problem = dn.Problem(process, dn.Gaussian([0.0], [s0**2]))
     ends = (3.0, 0.05)
@@ -75,7 +87,9 @@ def two_points_on_a_line(s0=0.5):
     u = torch.full((1, 1), process.alpha(times[0].item()), dtype=torch.float64)
     shrink = ((s0**2 + ends[1] ** 2) / (s0**2 + ends[0] ** 2)) ** 0.5
     exact = process.alpha(times[-1].item()) * shrink
-    errors = [dn.solve(problem, s, u, times).u.item() - exact for s in (two_points, "s_pndm")]
+    errors = [
+        dn.solve(problem, s, u, times).u.item() - exact for s in (two_points, "s_pndm")
+    ]
     w = np.linspace(ends[1] ** 2, ends[0] ** 2, 200_001)  # rho^2
     integrand = (5 * 3 * w / (s0**2 + w) ** 3, -(6 * s0**2 - 9 * w) / (s0**2 + w) ** 3)
     integrals = [float(((f[1:] + f[:-1]) / 2).sum()) for f in integrand]
@@ -93,8 +107,15 @@ def rectangle_gddim(points):
             q = min(4, i + 1)
             tau = t + (s - t) * torch.arange(points, dtype=torch.float64) / points
             weight = (process.transition(s, tau) @ process.gain(tau)).flatten()
-            C = lagrange(times[i - q + 1 : i + 1][::-1], tau) @ weight * (s - t) / points
-            u = process.alpha(s) / process.alpha(t) * u + sum(c * e for c, e in zip(C.tolist(), past, strict=True))
+            C = (
+                lagrange(times[i - q + 1 : i + 1][::-1], tau)
+                @ weight
+                * (s - t)
+                / points
+            )
+            u = process.alpha(s) / process.alpha(t) * u + sum(
+                c * e for c, e in zip(C.tolist(), past, strict=True)
+            )
             yield u
 
     return rough
@@ -105,7 +126,10 @@ def rectangles(steps=(20, 40, 80, 160), points=(100, 1000, 10_000)):
     process = dn.VP()
     problem, u = dn.Problem(process, targets.smooth()), targets.starts(process)
     grid = ladder(grids.log_snr, process)
-    return {m: analysis.convergence(problem, rectangle_gddim(m), u, grid, steps).errors for m in points}
+    return {
+        m: analysis.convergence(problem, rectangle_gddim(m), u, grid, steps).errors
+        for m in points
+    }
 
 
 def data_adams(order):
@@ -138,13 +162,17 @@ def data_adams_measured():
     grid, steps = ladder(grids.log_snr, process), (10, 20, 40, 160, 320)
     rows = {
         name: analysis.convergence(problem, solver, u, grid, steps)
-        for name, solver in (("order 2", data_adams(2)), ("order 3", data_adams(3)), ("2M", "dpmpp_2m"))
+        for name, solver in (
+            ("order 2", data_adams(2)),
+            ("order 3", data_adams(3)),
+            ("2M", "dpmpp_2m"),
+        )
     }
     return {name: (row.errors[:3], row.slopes[-1]) for name, row in rows.items()}
 
 
 def cosine_slopes(steps=(40, 80, 160, 320)):
-    """Last slopes of gddim of orders 3 and 4 on the cosine schedule, by kind of grid."""
+    """Last slopes of gddim of orders 3 and 4 on the cosine schedule, grid by grid."""
     process = dn.VP.cosine()
     problem, u = dn.Problem(process, targets.smooth()), targets.starts(process)
     slopes = {}
@@ -152,7 +180,10 @@ def cosine_slopes(steps=(40, 80, 160, 320)):
         grid = ladder(kind, process, t_end=0.05)
         truth = analysis.reference(problem, u, grid(1), rtol=1e-11)
         for q in (3, 4):
-            errors = [rms(dn.solve(problem, "gddim", u, grid(n), order=q).u - truth) for n in steps]
+            errors = [
+                rms(dn.solve(problem, "gddim", u, grid(n), order=q).u - truth)
+                for n in steps
+            ]
             slopes[kind.__name__, q] = local_slopes(steps, errors)[-1]
     return slopes
 

@@ -11,7 +11,7 @@ from diffnum.measure.analysis import rms
 
 
 def window(tops=(1, 2, 4, 8, 16, 32, 64), weight=8, steps=8):
-    """Largest number and error of F-PNDM at weight 8, with the window of the class closed above."""
+    """Error of F-PNDM at weight 8 with the window closed above hi; where it ends."""
     process, mixture = dn.VP(), targets.smooth()
     u = targets.starts(process, 64)
     times = grids.log_snr(process, steps)
@@ -34,7 +34,7 @@ def known(variances):
 
 
 def wrong_shape(d=64, sizes=(128, 256, 512, 1024), repetitions=6):
-    """What extrapolation leaves when a sampler draws from a quarter of the directions."""
+    """What extrapolation leaves if a sampler has a quarter of the directions."""
     reference = known(torch.ones(d))
     part = np.zeros(d)
     part[: d // 4] = 1.0
@@ -47,7 +47,9 @@ def wrong_shape(d=64, sizes=(128, 256, 512, 1024), repetitions=6):
         left = []
         for r in range(repetitions):
             x = part * np.random.default_rng([n, r]).standard_normal((n, d))
-            own = metrics.estimate(metrics.frechet, x, reference, halves=20, seed=r).limit
+            own = metrics.estimate(
+                metrics.frechet, x, reference, halves=20, seed=r
+            ).limit
             line = metrics.estimate(plain, x, reference, halves=20, seed=r).limit
             left.append((own - truth, line - truth))
         rows[n] = tuple(np.mean(left, 0))
@@ -55,7 +57,7 @@ def wrong_shape(d=64, sizes=(128, 256, 512, 1024), repetitions=6):
 
 
 def wrong_pairs(trials=40, n=250, d=12):
-    """Length and coverage of the interval of a difference, with rows paired and shifted by one."""
+    """Length and coverage of the interval, rows paired and shifted by one."""
     variances = 0.5 + np.arange(d) / d
     reference = known(torch.from_numpy(variances))
     apart = ((np.sqrt(variances + 0.16) - np.sqrt(variances)) ** 2).sum()
@@ -74,30 +76,45 @@ def wrong_pairs(trials=40, n=250, d=12):
 
 
 def half_precision(budgets=(5, 10, 20)):
-    """PLMS on CIFAR-10 with the network in bfloat16: error of the noise on a path, and at the end."""
+    """The network in bfloat16: error of the noise on a path, and of PLMS at the end."""
     process, network = dn.VP(), dn.load("cifar10")
     full, half = (dn.Problem(process, net) for net in (network, network.in_bfloat16()))
     u = full.prior((1, 3, 32, 32), seed=0)
     times = grids.log_snr(process, 24)
     run = dn.solve(full, "gddim", u, times, order=3, trajectory=True)
     spots = (0, 8, 16, 24)
-    delta = [rms(half.eps(run.trajectory[i], times[i].item()) - full.eps(run.trajectory[i], times[i].item()))
-             for i in spots]  # fmt: skip
+    delta = [
+        rms(
+            half.eps(run.trajectory[i], times[i].item())
+            - full.eps(run.trajectory[i], times[i].item())
+        )
+        for i in spots
+    ]
     ends = {
-        n: [rms(dn.solve(p, "plms", u, grids.log_snr(process, n - 1)).x - run.x) for p in (full, half)] for n in budgets
+        n: [
+            rms(dn.solve(p, "plms", u, grids.log_snr(process, n - 1)).x - run.x)
+            for p in (full, half)
+        ]
+        for n in budgets
     }
     return delta, ends
 
 
 def texture(sizes=(-1.0, 0.0, 1.0, 2.0), steps=25):
-    """Roughness of one image and distance from the reference, type II, 50 evaluations."""
+    """Roughness of one image, and distance from the reference; type II, 50 NFE."""
     process = dn.PSLD()
     problem = dn.Problem(process, dn.load("cifar10"))
     u = problem.prior((1, 3, 32, 32), seed=0)
     best = dn.solve(problem, "gddim", u, grids.quadratic(process, 60), order=4).x
     rows = {}
     for lam in sizes:
-        x = dn.solve(problem, "conjugate_velocity_verlet", u, grids.quadratic(process, steps),
-                     B="lambda_ones", lam=lam).x  # fmt: skip
+        x = dn.solve(
+            problem,
+            "conjugate_velocity_verlet",
+            u,
+            grids.quadratic(process, steps),
+            B="lambda_ones",
+            lam=lam,
+        ).x
         rows[lam] = rms(x.diff(dim=-1)), rms(x - best)
     return rows, rms(best.diff(dim=-1))

@@ -1,4 +1,4 @@
-"""Solutions by machine to exercises of the chapters on problems; the book prints them."""
+"""Solutions by machine to exercises of the chapters on problems."""
 
 from itertools import pairwise
 
@@ -18,14 +18,23 @@ def semigroup():
         factor, variance = derive.transition(name)
 
         def between(expression, late, early):
-            moved = expression.subs({derive.t: late, derive.s: early}, simultaneous=True)
-            return moved.subs({derive.B0: 0.1, derive.B1: 20, derive.omega: 1.5, derive.phi: 0.01})
+            moved = expression.subs(
+                {derive.t: late, derive.s: early}, simultaneous=True
+            )
+            return moved.subs(
+                {derive.B0: 0.1, derive.B1: 20, derive.omega: 1.5, derive.phi: 0.01}
+            )
 
         times = {derive.t: 0.7, r: 0.4, derive.s: 0.2}
         once = between(variance, derive.t, derive.s)
-        twice = between(variance, derive.t, r) + between(factor, derive.t, r) ** 2 * between(variance, r, derive.s)
+        twice = between(variance, derive.t, r) + between(
+            factor, derive.t, r
+        ) ** 2 * between(variance, r, derive.s)
         product = between(factor, derive.t, r) * between(factor, r, derive.s)
-        assert abs(sp.N((product - between(factor, derive.t, derive.s)).subs(times))) < 1e-12
+        assert (
+            abs(sp.N((product - between(factor, derive.t, derive.s)).subs(times)))
+            < 1e-12
+        )
         assert abs(sp.N((once - twice).subs(times))) < 1e-12
     process = dn.VP()
     start, middle, end = 0.2, 0.4, 0.7
@@ -33,7 +42,9 @@ def semigroup():
         (t, s): process.cov(t) - process.transition(t, s) ** 2 * process.cov(s)
         for t, s in ((end, start), (end, middle), (middle, start))
     }
-    two = added[end, middle] + process.transition(end, middle) ** 2 * added[middle, start]
+    two = (
+        added[end, middle] + process.transition(end, middle) ** 2 * added[middle, start]
+    )
     assert (added[end, start] - two).abs().max() < 1e-14
 
 
@@ -48,24 +59,32 @@ def sub_vp():
 
 
 def prior_forgotten(mean=0.7, std=0.3):
-    """The least lambda, to a tenth, for which the prior leaves less than 1e-9 in the mean."""
+    """The least lambda, to a tenth, that leaves less than 1e-9 in the mean."""
     process = dn.VP()
     ends = [std**2 + process.rho(t) ** 2 for t in (1e-3, 1.0)]
     shrink = ends[0] / ends[1]
-    left = {k / 10: process.alpha(1e-3) * mean * shrink ** ((1 + (k / 10) ** 2) / 2) for k in range(31)}
+    left = {
+        k / 10: process.alpha(1e-3) * mean * shrink ** ((1 + (k / 10) ** 2) / 2)
+        for k in range(31)
+    }
     return min(lam for lam, error in left.items() if error < 1e-9)
 
 
 def basins(points=6):
-    """The log-SNR from which the data point nearest to the prediction stays the same."""
+    """The log-SNR from which the nearest data point stays the same, sorted."""
     process = dn.VP()
-    data = torch.randn(points, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    data = torch.randn(
+        points, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     problem = dn.Problem(process, dn.Empirical(data))
     times = grids.log_snr(process, 60)
     u = problem.prior((20, 8), dtype=torch.float64, seed=1)
     path = dn.solve(problem, "ddim", u, times, trajectory=True).trajectory
     nearest = torch.stack(
-        [torch.cdist(problem.x0(x, t), data).argmin(1) for x, t in zip(path, times.tolist(), strict=True)]
+        [
+            torch.cdist(problem.x0(x, t), data).argmin(1)
+            for x, t in zip(path, times.tolist(), strict=True)
+        ]
     )
     settled = [int((nearest[:, i] != nearest[-1, i]).sum()) for i in range(20)]
     levels = process.log_snr(times)
@@ -73,8 +92,10 @@ def basins(points=6):
 
 
 def transport():
-    """The antisymmetric part of the derivative of the flow, relative to the derivative."""
-    mixture = dn.GaussianMixture([0.2, 0.5, 0.3], [[1.2, 0.9], [-1.1, 0.7], [0.1, -1.2]], stds=[0.1, 0.2, 0.3])
+    """The antisymmetric part of the derivative of the flow over the derivative."""
+    mixture = dn.GaussianMixture(
+        [0.2, 0.5, 0.3], [[1.2, 0.9], [-1.1, 0.7], [0.1, -1.2]], stds=[0.1, 0.2, 0.3]
+    )
     problem, h = dn.Problem(dn.VP(), mixture), 1e-5
     start = torch.tensor([[0.3, 0.4]], dtype=torch.float64)
     moves = h * torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]], dtype=torch.float64)
@@ -84,7 +105,7 @@ def transport():
 
 
 def bfloat_floors(steps=(10, 20, 40, 80, 160, 320, 640)):
-    """Heun's method with states in bfloat16: errors, and the share of entries that stand still."""
+    """Heun with states in bfloat16: errors, and the share of idle entries."""
     process = dn.VP()
     problem, start = dn.Problem(process, targets.smooth()), targets.starts(process, 64)
     truth = analysis.reference(problem, start, [1.0, 0.01], rtol=1e-10)
@@ -105,7 +126,7 @@ def bfloat_floors(steps=(10, 20, 40, 80, 160, 320, 640)):
 
 
 def bfloat_compensated(steps=(80, 160, 320, 640)):
-    """The same with rounding that is right on average: up or down with the odds of the rest."""
+    """The same with rounding that is right on average, up or down by chance."""
     process, draw = dn.VP(), torch.Generator().manual_seed(0)
     problem, start = dn.Problem(process, targets.smooth()), targets.starts(process, 64)
     truth = analysis.reference(problem, start, [1.0, 0.01], rtol=1e-10)
@@ -116,7 +137,9 @@ def bfloat_compensated(steps=(80, 160, 320, 640)):
             k = problem.velocity(u, t)
             k = (k + problem.velocity(u + (s - t) * k, s)) / 2
             new = u + (s - t) * k
-            last = torch.exp2(torch.floor(torch.log2(new.abs())) - 7)  # the last of 8 bits
+            last = torch.exp2(
+                torch.floor(torch.log2(new.abs())) - 7
+            )  # the last of 8 bits
             noise = torch.rand(new.shape, generator=draw, dtype=torch.float64)
             u = torch.floor(new / last + noise) * last
         errors.append(rms(u - truth))
@@ -128,4 +151,6 @@ def slopes_to(end=0.1):
     process = dn.VP()
     problem, start = dn.Problem(process, targets.smooth()), targets.starts(process)
     grid = ladder(grids.uniform, process, t_end=end)
-    return analysis.convergence(problem, "ab2", start, grid, (10, 20, 40, 80, 160)).slopes
+    return analysis.convergence(
+        problem, "ab2", start, grid, (10, 20, 40, 80, 160)
+    ).slopes

@@ -1,4 +1,4 @@
-"""Solutions by machine to exercises of the chapters on stochastic samplers and phase space."""
+"""Solutions by machine to exercises on stochastic samplers and phase space."""
 
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ def two_m(steps=(20, 40, 80)):
 
 
 def two_clocks(steps=(64, 256, 1024)):
-    """Ends of Euler-Maruyama and ancestral sampling, each with a Brownian of its own clock."""
+    """Ends of Euler-Maruyama and ancestral sampling, a Brownian for each clock."""
     process = dn.VE(5.0)
     mixture = dn.GaussianMixture([0.4, 0.6], [[-1.0], [0.8]], stds=[0.3, 0.4])
     problem = dn.Problem(process, mixture)
@@ -46,7 +46,7 @@ def two_clocks(steps=(64, 256, 1024)):
 
 @dn.method(weak_order=2, nfe=lambda n: 2 * n, paper="exercise", kind="sde")
 def heun_sde(problem, u, times, noise, lam=1.0):
-    """Euler-Maruyama with the mean of two drifts, and the exact variance of the noise."""
+    """The mean of two drifts, and noise of the right variance."""
     process, b = problem.process, 1 + lam**2
     for t, s in pairwise(times):
         z, h = noise(u), s - t
@@ -82,18 +82,33 @@ def psld_sweep(steps=(20, 50), sizes=(-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5))
         for n in steps:
             times = grids.quadratic(process, n)
             errors = {
-                lam: rms((dn.solve(problem, "conjugate", u, times, B="lambda", lam=lam, K="R").u - truth)[:, 0])
+                lam: rms(
+                    (
+                        dn.solve(
+                            problem, "conjugate", u, times, B="lambda", lam=lam, K="R"
+                        ).u
+                        - truth
+                    )[:, 0]
+                )
                 for lam in sizes
             }
-            best[name, n] = min(errors, key=errors.get), min(errors.values()) / errors[0.0]
+            best[name, n] = (
+                min(errors, key=errors.get),
+                min(errors.values()) / errors[0.0],
+            )
     return best
 
 
 def damping(Gamma=0.2, t=0.5, halvings=8):
-    """Local error of velocity Verlet in the position: step lengths in clock time, and slopes."""
+    """Local error of velocity Verlet in the position: clock steps, and slopes."""
     process = dn.PSLD(Gamma=Gamma, nu=4 + Gamma)
     problem = dn.Problem(process, targets.smooth())
-    u = analysis.reference(problem, process.prior((8, 4), seed=0, dtype=torch.float64), [1.0, t], rtol=1e-10)
+    u = analysis.reference(
+        problem,
+        process.prior((8, 4), seed=0, dtype=torch.float64),
+        [1.0, t],
+        rtol=1e-10,
+    )
     lengths = [0.05 / 2**k for k in range(halvings)]
     errors = []
     for h in lengths:
