@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffnum.classroom.bench import Bad, Bench, Fault, Raised, Unclaimed, apart, largest
+from diffnum.classroom.bench import Bad, Bench, Fault, Raised, Unclaimed, apart, largest, plural
 from diffnum.classroom.problems import IMAGE
 from diffnum.measure import checks
 from diffnum.noise import Seeded
@@ -38,7 +38,11 @@ def runs(b: Bench) -> str:
         _probe(b)
     except Bad:
         pass  # it ran; what it yielded is the next check
-    except Raised:
+    except Raised as error:
+        if error.kind == "NotImplementedError":
+            raise Fault(
+                f"it is still a stub: {error}; put your steps in place of `raise NotImplementedError()`"
+            ) from None
         if b.info["families"] or b.model is not None or b.families == ["phase_space"]:
             raise
         b.families = ["phase_space"]  # nothing says what it is for: perhaps that
@@ -105,10 +109,14 @@ def repeatable(b: Bench) -> str:
     u, v = b.starts(problem), b.starts(other, 5, seed=1)
     first, second = times_of(b, 7), times_of(b, 11, b.processes[-1], "quadratic")
     a = b.run(problem, u, first, seed=1)
+    drawn = [what for what in b.solver.touched if "random" in what]
+    if drawn:
+        fix = "draw with the argument noise alone" if b.solver.draws else "a deterministic solver draws nothing"
+        raise Fault(f"a run uses {drawn[0]} (their state has changed): {fix}, and seeds nothing")
     if (gap := apart(b.run(problem, u, first, seed=2), a)) > ROUNDING:
-        fix = "draw with the argument noise" if b.solver.draws else "a deterministic solver draws nothing"
         raise Fault(
-            f"two runs from one start differ by {gap:.1g}: it draws hidden random numbers or keeps state; {fix}"
+            f"two runs from one start differ by {gap:.1g}, and no global random number is drawn: state is left over "
+            "from the first run (a global, a default argument, a cache), or a generator of its own goes on"
         )
     after = b.run(other, v, second)
     if (gap := apart(b.run(problem, u, first, seed=1), a)) > ROUNDING:
@@ -179,6 +187,17 @@ def precision(b: Bench) -> str:
                 f"moving the start by 1e-6 either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
                 "a state or a noise prediction is rounded to float32 on the way"
             )
+        ends = []
+        for shift in (1 + 1e-6, 1.0, 1 - 1e-6):
+            moved = times.clone()
+            moved[1:-1] *= shift
+            ends.append(b.run(problem, u, moved))
+        bend = (ends[0] - 2 * ends[1] + ends[2]).abs().max().item() / largest(u)
+        if bend > 1e-9:
+            raise Fault(
+                f"moving the times by a millionth either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
+                "times or coefficients pass through float32; keep them as Python floats or float64"
+            )
     double = b.run(problem, u, times)
     if process.family == "isotropic":
         nodes = torch.tensor([process.rho(t) for t in times.tolist()], dtype=torch.float64)
@@ -211,7 +230,8 @@ def evaluations(b: Bench) -> str:
                 f" ({counts[n] - passed} of them past `problem`, which counted {passed})" if passed != counts[n] else ""
             )
             raise Fault(
-                f"{n} steps cost {counts[n]} evaluations{past}, and {claimed} are claimed: change one of the two"
+                f"{plural(n, 'step')} cost{'s' * (n == 1)} {counts[n]} evaluations{past}, and {claimed} are claimed: "
+                "change one of the two"
             )
         if passed != counts[n]:
             raise Fault(
@@ -226,18 +246,21 @@ def evaluations(b: Bench) -> str:
 def steps(b: Bench) -> str:
     """Every number of steps from 1 works, odd ones too, and is about as good as DDIM at least."""
     problem, worst = b.problem(), (0.0, 1)
+    u = b.starts(problem)
     for n in COUNTS:
         times = times_of(b, n)
-        end = b.run(problem, b.starts(problem), times)
+        end = b.run(problem, u, times)
         if not torch.isfinite(end).all():
-            raise Fault(f"with {n} step{'s' * (n > 1)} the last state contains NaN or infinity")
+            raise Fault(f"with {plural(n, 'step')} the last state contains NaN or infinity")
+        if not b.solver.last["asked"] or apart(end, u) < ROUNDING:
+            did = "makes no evaluation" if not b.solver.last["asked"] else "ends where it starts"
+            raise Fault(f"with {plural(n, 'step')} it {did}: each number of steps from 1 has to lead to the end")
         if not b.stochastic and problem.process.family == "isotropic":
             worst = max(worst, (b.error(problem, times) / b.error(problem, times, "ddim"), n))
     if worst[0] > 6:
-        n = worst[1]
         raise Fault(
-            f"with {n} step{'s' * (n > 1)} its error is {worst[0]:.1f} times that of DDIM with as many: "
-            "look at what it does before its history is full"
+            f"with {plural(worst[1], 'step')} its error is {worst[0]:.1f} times that of DDIM with as many, though it "
+            "tends to 0 with many: look at what it does before its history is full"
         )
     return f"{', '.join(map(str, COUNTS))} steps all end in finite states" + (
         f", with at most {worst[0]:.1f} times DDIM's error" if worst[0] else ""
@@ -251,6 +274,8 @@ def clean(b: Bench) -> str:
     changed = b.solver.place.ask({"do": "changed"})[0]["changed"]
     if changed:
         raise Fault(f"it replaces {changed[0]} of the library: leave the library as it is, it is not what judges")
+    if b.solver.touched:
+        raise Fault(f"a run changes {b.solver.touched[0]}: a solver leaves everything around it as it was")
     left = [name for name in b.solver.place.leftovers() if name not in b.before]
     if left:
         raise Fault(f"it leaves {len(left)} file{'s' * (len(left) > 1)} behind ({left[0]}): a solver writes nothing")

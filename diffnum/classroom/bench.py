@@ -4,7 +4,7 @@ Its questions are answered and counted here, so :func:`diffnum.measure.analysis.
 they measure a solver of the library, in the grader's process and from the states that it yielded.
 """
 
-import runpy
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum.classroom.find import cells
 from diffnum.classroom.problems import FAMILIES, Problems
 from diffnum.classroom.sandbox import Direct, Ended, Process
 from diffnum.errors import DiffnumError
@@ -55,6 +56,7 @@ class Solver:
         last: what it reported about its last run, with ``asked`` (evaluations counted here) and ``levels``.
         ends: the last states of all runs so far.
         refused: what the sandbox refused so far.
+        touched: what surrounds it and did not stay as it was, in words.
     """
 
     def __init__(self, place: Place, name: str, problems: Problems, options: dict[str, Any]) -> None:
@@ -70,6 +72,7 @@ class Solver:
         self.states: list[Tensor] = []
         self.ends: list[Tensor] = []
         self.refused: list[str] = []
+        self.touched: list[str] = []
 
     def __call__(
         self, problem: Problem, u: Tensor, times: list[float], noise: Any = None, **options: Any
@@ -86,7 +89,7 @@ class Solver:
             problem.count()
             if asked > 5000 + 500 * n:
                 raise Ended(
-                    f"it asked for more than {asked - 1} evaluations in {n} steps, and it did not come to an end"
+                    f"it asked for more than {asked - 1} evaluations in {plural(n, 'step')} and did not come to an end"
                 )
             denoiser: Any = problem.denoiser
             what = {"clean": denoiser, "eps": denoiser.eps, "posterior": getattr(denoiser, "posterior", None)}
@@ -104,25 +107,32 @@ class Solver:
         }  # fmt: skip
         self.last, self.states = self.place.ask(order, u, serve=serve)
         self.last |= {"asked": asked, "levels": levels, "steps": n}
+        self.touched += [what for what in self.last["touched"] if what not in self.touched]
         self.refused += [what for what in self.last["refused"] if what not in self.refused]
         error, count = self.last["error"], self.last["count"]
         if error:
             did = next((told for part, told in EXCESSES.items() if part in f"{error['type']}: {error['text']}"), "")
+            where = f"from t={times[0]:.3g} to {times[-1]:.3g} on {name_of_process(problem.process)}"
             raised = Raised(
-                f"with {n} steps from t={times[0]:.3g} to {times[-1]:.3g} on {name_of_process(problem.process)} it "
+                f"with {plural(n, 'step')} {where} it "
                 f"{did or 'raised ' + error['type']}: {error['text'] or 'no text'}"
                 f"{' (' + error['where'] + ')' if error['where'] else ''}"
             )
             raised.kind = error["type"]
             raise raised
         if self.last["bad"]:
-            raise Bad(f"with {n} steps {self.last['bad']}; keep shape, dtype and device")
+            raise Bad(f"with {plural(n, 'step')} {self.last['bad']}; keep shape, dtype and device")
         if count != n:
-            more = "more than that" if count > n else f"{count} states" if count != 1 else "1 state"
-            raise Bad(f"{n} steps were asked for and {more} yielded; yield the state once after each step")
+            more = "more states than that" if count > n else plural(count, "state")
+            raise Bad(f"{plural(n, 'step')} to make, and it yielded {more}: yield the state once after each step")
         last = self.states[0][-1] if self.keep else self.states[0]
         self.ends.append(last)
         yield from self.states[0] if self.keep else [last] * n
+
+
+def plural(n: int, thing: str) -> str:
+    """A number of things in words."""
+    return f"{n} {thing}{'s' * (n != 1)}"
 
 
 def name_of_process(process: Any) -> str:
@@ -249,7 +259,13 @@ def solution(problems: Problems) -> Any:
         return None
     file, _, name = text.rpartition(":")
     try:
-        return runpy.run_path(str(problems.folder / Path(file)))[name] if file else find(name)
+        if not file:
+            return find(name)
+        module = types.ModuleType("solution")
+        for cell in cells(problems.folder / Path(file)):
+            if not cell.test:
+                exec(compile(cell.text, cell.label, "exec", dont_inherit=True), vars(module))
+        return vars(module)[name]
     except (KeyError, OSError) as error:
         raise DiffnumError(f"the assignment's solution {text!r} is not there: {error}") from error
 

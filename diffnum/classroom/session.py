@@ -7,8 +7,10 @@ and counts, whatever path the question takes. What is asked for, yielded and rai
 import ast
 import inspect
 import json
+import os
 import random
 import sys
+import threading
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnum.classroom.find import is_generator, solvers_in
+from diffnum.classroom.find import is_generator, near_misses, solvers_in
 from diffnum.classroom.messages import Message
 from diffnum.measure.convergence import claimed_order
 from diffnum.measure.work import evaluations
@@ -129,7 +131,11 @@ class Session:
         self.namespace = vars(module)
         self.namespace |= {"display": lambda *things, **options: None, **self.given}
         errors = [fault for cell in self._cells if (fault := self._execute(cell["text"], cell["label"]))]
-        return {"found": list(solvers_in(self.namespace, MODULE)), "errors": errors}
+        return {
+            "found": list(solvers_in(self.namespace, MODULE)),
+            "near": near_misses(self.namespace, MODULE),
+            "errors": errors,
+        }
 
     def execute(self, text: str, label: str) -> dict[str, Any]:
         """Run a test cell in the student's names; its value is that of its last line, where that is a number."""
@@ -213,7 +219,7 @@ class Session:
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
-        seen: Counter[str] = Counter()
+        seen, before = Counter[str](), ambient()
         problem = Problem(make_process(process), Oracle(self._ask, tuple(event), seen if watch else None))
         if "noise" not in options and draws_noise(self.solver):  # type: ignore[arg-type]
             options = {**options, "noise": self._noise}
@@ -238,7 +244,8 @@ class Session:
                         states[-1], copies[-1] = state, state.clone()
         except BaseException as error:
             report["error"] = fault(error, [cell["label"] for cell in self._cells])
-        report |= {"nfe": problem.nfe, "library": dict(seen)}
+        touched = [name for name, value in ambient().items() if not same(value, before[name])]
+        report |= {"nfe": problem.nfe, "library": dict(seen), "touched": touched}
         if not copies:
             return report, []
         return report, [torch.stack(copies), torch.stack(states), start] if keep else [copies[-1]]
@@ -252,20 +259,46 @@ class Session:
 
     def changed(self) -> dict[str, Any]:
         """Names of the library's functions that are no longer what they were before the file was run."""
-        now = library()
-        return {"changed": sorted(name for name, value in self._library.items() if now.get(name, value) is not value)}
+        now = library(home="")
+        return {"changed": sorted(name for name, value in self._library.items() if now.get(name) is not value)}
 
 
-def library() -> dict[str, Any]:
-    """Every function and class of the library by its full name, methods included."""
+def ambient() -> dict[str, Any]:
+    """What surrounds a solver and is none of its business, by what a message calls it."""
+    return {
+        "torch's global random numbers": torch.get_rng_state(),
+        "numpy's global random numbers": np.random.get_state(legacy=True)[1:3],  # type: ignore[index]  # noqa: NPY002
+        "Python's global random numbers": random.getstate(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's default device": str(torch.get_default_device()),
+        "whether torch records gradients": torch.is_grad_enabled(),
+        "the working folder": os.getcwd(),
+        "the environment": dict(os.environ),
+        "the number of running threads": threading.active_count(),
+        "standard output": [stream.closed for stream in (sys.stdout, sys.stderr)],
+        "Python's limit of recursion": sys.getrecursionlimit(),
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal, arrays in every number."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return bool(np.array_equal(a, b))
+    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, tuple) else a == b
+
+
+def library(home: str = "diffnum") -> dict[str, Any]:
+    """What stands in the library's modules by its full name: functions and classes of ours, or everything."""
     found = {}
-    for home, module in list(sys.modules.items()):
-        if home.split(".")[0] == "diffnum" and module is not None:
+    for place, module in list(sys.modules.items()):
+        if place.split(".")[0] == "diffnum" and module is not None:
             for name, value in list(vars(module).items()):
-                if callable(value) and str(getattr(value, "__module__", "")).startswith("diffnum"):
-                    found[f"{home}.{name}"] = value
+                if not home or (callable(value) and str(getattr(value, "__module__", "")).startswith(home)):
+                    found[f"{place}.{name}"] = value
                     if isinstance(value, type):
-                        found |= {f"{home}.{name}.{k}": v for k, v in vars(value).items() if inspect.isfunction(v)}
+                        found |= {f"{place}.{name}.{k}": v for k, v in vars(value).items() if inspect.isfunction(v)}
     return found
 
 
@@ -276,7 +309,7 @@ def fault(error: BaseException, labels: list[str]) -> dict[str, str]:
         if trace.tb_frame.f_code.co_filename in labels:
             where = f"line {trace.tb_lineno} of {trace.tb_frame.f_code.co_filename}"
         trace = trace.tb_next
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.lineno:
         where = f"line {error.lineno} of {error.filename}"
     text = str(error.msg if isinstance(error, SyntaxError) else error)
     return {"type": type(error).__name__, "text": " ".join(text.split())[:500], "where": where}
