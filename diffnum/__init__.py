@@ -4,6 +4,7 @@ One linear diffusion process, one denoiser, solvers that are generator functions
 order each of them claims. Names are imported when first used, so that ``diffnum --help`` does not wait for torch.
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         targets,
     )
     from diffnum.errors import DiffnumError
+    from diffnum.exploring import explore
     from diffnum.images import data
     from diffnum.measure import analysis, checks, plots
     from diffnum.problem import Problem
@@ -55,6 +57,7 @@ _NAMES = {
         "Empirical", "Gaussian", "GaussianMixture", "Guided", "Network", "PointMass", "from_prediction", "load",
     ),
     "errors": ("DiffnumError",),
+    "exploring": ("explore",),
     "problem": ("Problem",),
     "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
     "runner": ("Solution", "method"),
@@ -64,8 +67,8 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "Empirical", "Gaussian", "GaussianMixture", "Guided",
-    "Network", "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive", "from_prediction", "grids",
-    "load", "method", "noise", "plots", "solve", "solvers", "targets",
+    "Network", "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive", "explore", "from_prediction",
+    "grids", "load", "method", "noise", "plots", "solve", "solvers", "targets",
 ]  # fmt: skip
 
 
@@ -109,3 +112,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+if "DIFFNUM_EXPLORE" in os.environ:
+    _exploring = import_module("diffnum.exploring")
+    if _exploring.asked_for():
+        _exploring.explore()

@@ -72,6 +72,24 @@ def write(path: str | os.PathLike[str], content: Callable[[BinaryIO], Any]) -> P
     return path
 
 
+def write_together(contents: dict[Path, bytes]) -> None:
+    """Write files that belong together: all of them are whole before the first one gets its name.
+
+    Raises:
+        OSError: as :func:`write`.
+    """
+    parts: dict[Path, Path] = {}
+    try:
+        for path, blob in contents.items():
+            with _explained(path):
+                parts[path] = _neighbour(path, lambda file: file.write(blob))  # noqa: B023 - written at once
+        for path, part in parts.items():
+            os.replace(part, os.path.realpath(path))
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
 def probe(path: str | os.PathLike[str], size: int = 0) -> None:
     """Refuse what :func:`write` would refuse for a file of so many bytes, before the work is done.
 
@@ -104,6 +122,16 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _replace(path: Path, content: Callable[[BinaryIO], Any], keep: bool = True) -> None:
     """Write a temporary neighbour of a file, and let it take the file's place if it is to be kept."""
+    temporary = _neighbour(path, content)
+    try:
+        if keep:
+            os.replace(temporary, os.path.realpath(path))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _neighbour(path: Path, content: Callable[[BinaryIO], Any]) -> Path:
+    """A temporary file beside the one that it is to replace, written, with its owner and permissions."""
     target = Path(os.path.realpath(path))
     try:
         state = target.stat()
@@ -123,10 +151,10 @@ def _replace(path: Path, content: Callable[[BinaryIO], Any], keep: bool = True) 
             with suppress(OSError, AttributeError):  # another owner's file stays theirs, where we may give files away
                 os.chown(temporary, state.st_uid, state.st_gid)
             os.chmod(temporary, stat.S_IMODE(state.st_mode))
-        if keep:
-            os.replace(temporary, target)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def _stream(path: Path) -> Path | int | None:

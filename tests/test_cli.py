@@ -418,6 +418,25 @@ def test_compare_on_the_network(call, tmp_path):
     assert abs(picture(tmp_path / "a.png")[2:34].astype(float) - rows[0]).max() <= 1  # same seeds, same images
 
 
+@pytest.mark.weights
+def test_compare_tells_rows_that_are_no_images(call, tmp_path):
+    from diffnum.solvers import registry
+
+    def wild(problem, u, times):
+        for state in registry["ddim"](problem, u, times):
+            yield state * 9
+
+    vars(wild).update(vars(registry["ddim"]))
+    registry["wild"] = wild
+    try:
+        words = ("compare", "--target", "cifar10", "-n", "1", "--nfe", "4", "--images", "rows.png", "--solver", "wild")
+        result, alone = call(*words, "--solver", "ddim"), call(*words)
+    finally:
+        del registry["wild"]
+    assert (result.exit_code, alone.exit_code) == (0, 1) and "beyond -2 ... 2): the row of wild;" in result.stderr
+    assert result.stderr.count("\n") == 1 and "-> rows.png" in result.stdout and (tmp_path / "rows.png").is_file()
+
+
 TINY = ("sample", "-n", "3", "--steps", "2", "--solver", "ddim")
 
 

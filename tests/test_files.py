@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import diffnum as dn
 from diffnum import files
 from diffnum.errors import DiffnumError
 
@@ -23,6 +24,7 @@ def put(path, text="new"):
 
 
 def test_home_is_meant_by_a_tilde_everywhere(tmp_path, monkeypatch):
+    from diffnum.classroom import problems
     from diffnum.images import data, metrics, quality
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -38,9 +40,20 @@ def test_home_is_meant_by_a_tilde_everywhere(tmp_path, monkeypatch):
         (lambda: data.cifar10("~"), str(tmp_path)),
         (lambda: metrics.Reference.load("~/a.txt"), "not a reference"),
         (lambda: quality.result("~/a.txt"), "no result of diffnum"),
+        (lambda: dn.load("~/a.safetensors"), str(tmp_path)),
+        (lambda: problems.read("~/a.txt"), "holds no problems"),
     ):
         with pytest.raises(DiffnumError, match=message):
             read()
+
+
+def test_files_that_belong_together_are_all_new_or_all_old(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    files.write_together({one: b"1", two: b"2"})
+    two.chmod(0o444)
+    with pytest.raises(OSError, match="read-only"):
+        files.write_together({one: b"3", two: b"4"})
+    assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2") and len(list(tmp_path.iterdir())) == 2
 
 
 @posix

@@ -23,6 +23,7 @@ TOP_LEVEL = {
 # A module imports only from floors below its own. `diffnum.solvers.pndm` is looked up as such, then as `solvers`.
 FLOORS = {
     "errors": -1,
+    "exploring": -0.9,
     "arguments": -0.8,
     "ambient": -0.7,
     "weights": -1,
@@ -309,6 +310,20 @@ def test_notebook_is_executed_and_clean(path):
             assert output["output_type"] != "error" or "raises-exception" in tags, f"an error in {where!r}"
             assert output.get("name") != "stderr", f"text on stderr in {where!r}"
             assert not re.search(r"/(home|root|tmp|work|Users)/", stored_text(output)), f"a machine path in {where!r}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
+def test_every_assertion_of_a_lab_says_what_was_expected(path):
+    """A reader who changes a lab sees the message, and it must tell him what of what differs now."""
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    trees = [ast.parse("".join(cell["source"])) for cell in cells]
+    mute = [
+        ast.unparse(node.test)
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert) and (node.msg is None or not re.search(r"\w{2,}.* .*\w", ast.unparse(node.msg)))
+    ]
+    assert not mute, f"no message, or one of a single word: {mute}"
 
 
 def markdown():

@@ -376,7 +376,7 @@ def test_command_refuses_before_it_draws(tmp_path, monkeypatch):
     plan = quality.recipe(**{**SMALL, "batch": 50})
     (tmp_path / "a.json").write_text(json.dumps({"recipe": {**plan, "weights_sha256": "0"}, "n": 4, "nfe": 2}))
     for more, says in (
-        (["-n", "3"], "-n 3"), (["--out", "a.json"], "overwrite --against a.json"), ([], "the recipe says"),
+        (["-n", "3"], "-n=3"), (["--out", "a.json"], "overwrite --against a.json"), ([], "the recipe says"),
     ):  # fmt: skip
         run = CliRunner().invoke(
             cli.app, ["quality", "--solver", "ddim", "--steps", "3", "-n", "4", "--against", "a.json", *more]

@@ -12,7 +12,7 @@ import torch
 import diffnum
 from diffnum.claims.verdicts import Claim, Verdict, registry
 from diffnum.errors import DiffnumError
-from diffnum.files import write
+from diffnum.files import place, write
 
 STORED = Path(diffnum.__file__).resolve().parents[1] / "book" / "results" / "claims.json"
 
@@ -36,7 +36,7 @@ def stored(path: str | os.PathLike[str] | None = None) -> dict[str, dict[str, An
     Raises:
         DiffnumError: the file is not one of ours.
     """
-    path = STORED if path is None else Path(path)
+    path = STORED if path is None else place(path)
     if not path.is_file():
         return {}
     try:
@@ -96,7 +96,7 @@ def moved(before: dict[str, dict[str, Any]], now: Iterable[dict[str, Any]]) -> l
 
 def store(measured: Iterable[dict[str, Any]], path: str | os.PathLike[str] | None = None) -> Path:
     """Write rows; claims that were not measured now keep what is stored, those that are gone go."""
-    path = STORED if path is None else Path(path)
+    path = STORED if path is None else place(path)
     kept = stored(path) | {new["name"]: new for new in measured}
     about = {"diffnum": diffnum.__version__, "torch": torch.__version__, "device": "cpu"}
     everything = {**about, "claims": [kept[name] for name in registry if name in kept]}

@@ -24,11 +24,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from diffnum import grids
+from diffnum import files, grids
 from diffnum.classroom.session import make_process
 from diffnum.denoisers import Gaussian, GaussianMixture, PointMass, targets
 from diffnum.errors import DiffnumError
-from diffnum.files import write
 from diffnum.measure.analysis import convergence, ladder, reference
 from diffnum.measure.checks import assert_order
 from diffnum.noise import Seeded
@@ -164,9 +163,9 @@ def read(path: Path | None) -> Problems:
     if path is None:
         return Problems()
     try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        given = tomllib.loads(files.read(path).decode())
         mixed = {k: {**v, **given.get(k, {})} if isinstance(v, dict) else given.get(k, v) for k, v in DEFAULT.items()}
-        problems = Problems({**given, **mixed}, Path(path).parent)
+        problems = Problems({**given, **mixed}, files.place(path).parent)
         for name in ("vp", "ve", "psld", "cld"):
             problems.starts(problems.problem(name))
         for target in ("gaussian", "point", "image"):
@@ -213,7 +212,7 @@ def make(path: Path, seed: int) -> Path:
         }
         problems = Problems({**DEFAULT, **values})
         if _fair(problems):
-            return write(path, partial(_write, _toml(values)))
+            return files.write(path, partial(_write, _toml(values)))
     raise DiffnumError(f"no fair problems in twenty draws from seed {seed}; try another seed")
 
 

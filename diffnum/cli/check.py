@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from diffnum.cli.common import app, explained, read_value, writable
+from diffnum.files import place
 
 
 @app.command()
@@ -49,6 +50,7 @@ def check(
         if not equals:
             raise ValueError(f"--option {text!r} is not of the form key=value, such as --option order=3")
         given[key] = read_value(key, value, None)
+    file = place(file)
     if not file.exists():
         raise ValueError(f"{file} does not exist")
     if file.is_dir() != (out is not None):
@@ -106,15 +108,15 @@ def _file(
             bar.update(task, description=solver, completed=order.index(title), title=title)
 
         report = check_file(file, name, problems, sandbox=box, options=options, tell=tell)
-    if str(json) == "-":
-        typer.echo(reports.dumps(report, style), nl=False)
-    else:
-        reports.text(report, Console())
     if json is not None and str(json) != "-":
         write(json, lambda file: file.write(reports.dumps(report, style).encode()))
     if html is not None:
         text = reports.html(report, book)
         write(html, lambda file: file.write(text.encode()))
+    if str(json) == "-":
+        typer.echo(reports.dumps(report, style), nl=False)
+    else:
+        reports.text(report, Console())
     return report.passed
 
 

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import typer
 
 from diffnum import files
+from diffnum.arguments import whole
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 T = TypeVar("T")
-MOST = 10**6  # steps, evaluations, images: more would only fill the memory
 PIXELS = 2**30 // 12  # of a sheet: above this many Pillow takes a picture for an attack when it is opened
 
 
@@ -163,13 +163,6 @@ def classes(given: list[str]) -> list[str | int] | None:
     texts = [text.strip() for one in given for text in one.split(",")]
     names = [name for text in texts for name in (NAMES if text == "all" else (text,))]
     return [int(name) if name.isdecimal() else name for name in names] or None
-
-
-def whole(option: str, value: int, low: int = 1, high: int = MOST) -> int:
-    """A whole number from ``low`` to ``high``."""
-    if not low <= value <= high:
-        raise ValueError(f"{option} {value} must be a whole number from {low} to {high}")
-    return value
 
 
 def sheet_fits(number: int, columns: int | None, scale: int, out: Path) -> None:

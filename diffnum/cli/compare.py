@@ -8,15 +8,16 @@ from typing import Any
 import typer
 
 from diffnum import named
+from diffnum.arguments import whole
 from diffnum.cli.common import (
     Meter,
     app,
+    complain,
     explained,
     increasing,
     make_device,
     sheet_fits,
     solver_with_options,
-    whole,
     writable,
 )  # fmt: skip
 from diffnum.named import GRIDS, PROCESSES
@@ -83,6 +84,7 @@ def compare(
     from diffnum import Problem
     from diffnum.denoisers import targets
     from diffnum.denoisers.network import available
+    from diffnum.images.quality import FAR, TOO_MANY, outside
     from diffnum.measure import plots
     from diffnum.measure.analysis import evaluations, ladder, name_of, steps_within, work_precision
 
@@ -125,9 +127,11 @@ def compare(
         ax = plots.work_precision(work)
         ax.set_title(about)
         plots.save(ax, out)
+    bad = []  # rows of the sheet that are no images
     if images is not None:
-        x = torch.cat([*map(noising.decode, shown.values()), noising.decode(reference[0])]).float().cpu()
-        plots.sheet(x.nan_to_num(0, 0, 0), number, images, scale)  # a lost image is grey
+        drawn = [noising.decode(state).float().cpu() for state in (*shown.values(), reference[0])]
+        plots.sheet(torch.cat(drawn).nan_to_num(0, 0, 0), number, images, scale)  # a lost image is grey
+        bad = [name for name, x in zip((*shown, "reference"), drawn, strict=True) if outside(x) > TOO_MANY]
 
     header, *rows = work.cells()
     print(f"evaluations spent and error: {about}")
@@ -150,6 +154,13 @@ def compare(
         print(f"rows of {images}: {'; '.join(shown)}; reference")
     if out is not None or images is not None:
         print("->", " and ".join(str(path) for path in (out, images) if path is not None))
+    if bad:
+        complain(
+            f"no images, but numbers far out of range (beyond {-FAR:g} ... {FAR:g}): the row{'s' * (len(bad) > 1)} of "
+            f"{', '.join(bad)}; give more --nfe, or another --solver or --grid"
+        )
+        if set(shown) <= set(bad):
+            raise typer.Exit(1)
 
 
 def network_reference(problem: Any, u: Any, end: float, steps: int, meter: Any) -> tuple[Any, float]:

@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from diffnum import named
-from diffnum.cli.common import Meter, app, explained, solver_options, whole, writable
+from diffnum.arguments import whole
+from diffnum.cli.common import Meter, app, explained, solver_options, writable
 from diffnum.named import GRIDS, PROCESSES
 
 

@@ -20,7 +20,7 @@ def problems(
 
         diffnum problems secret.toml
     """
-    writable(file, ".toml", option="FILE")
+    file = writable(file, ".toml", option="FILE")
     if file.exists():
         raise ValueError(f"{file} exists already; remove it, or name another file")
 

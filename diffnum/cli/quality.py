@@ -5,7 +5,8 @@ from pathlib import Path
 import typer
 
 from diffnum import named
-from diffnum.cli.common import Meter, app, classes, complain, explained, make_device, solver_options, whole, writable
+from diffnum.arguments import whole
+from diffnum.cli.common import Meter, app, classes, complain, explained, make_device, solver_options, writable
 from diffnum.files import place, write
 from diffnum.named import GRIDS, PROCESSES
 

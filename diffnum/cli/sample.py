@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from diffnum import named
+from diffnum.arguments import whole
 from diffnum.cli.common import (
     Meter,
     app,
@@ -16,7 +17,6 @@ from diffnum.cli.common import (
     make_device,
     sheet_fits,
     solver_options,
-    whole,
     writable,
 )  # fmt: skip
 from diffnum.named import GRIDS, PROCESSES

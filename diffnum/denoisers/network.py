@@ -22,13 +22,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffnum import arguments
+from diffnum import arguments, files
 from diffnum.ambient import Frozen, unrounded
 from diffnum.dct import dct2, decay, idct2
 from diffnum.denoisers.exact import floating, level
@@ -354,7 +353,7 @@ def read(name: str | os.PathLike[str], kinds: Sequence[str] = KINDS) -> tuple[by
     text = os.fspath(name)
     own = text.endswith(".safetensors") or "/" in text or os.sep in text
     if own:
-        source: Any = Path(text)
+        source: Any = files.place(text)
         if source.suffix != ".safetensors":
             raise DiffnumError(f"{source} is not a .safetensors file; no other format is read (pickles can run code)")
         card = source.with_suffix(".json")

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,16 +166,3 @@ def _expand(tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
         tensors[name] = tensors[name].float() * scales.get(name, 1.0)
     for name in [k for k, v in tensors.items() if k.startswith("average.") and v.numel() >= SMALL]:
         tensors[name] = tensors["net" + name.removeprefix("average")] + tensors[name]
-
-
-def publish(files: dict[Path, bytes]) -> None:
-    """Write files that belong together: all of them are whole before the first one gets its name."""
-    parts = [path.with_name(f".{path.name}.part") for path in files]
-    try:
-        for part, blob in zip(parts, files.values(), strict=True):
-            part.write_bytes(blob)
-        for part, path in zip(parts, files, strict=True):
-            os.replace(part, path)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)

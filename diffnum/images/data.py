@@ -359,7 +359,7 @@ def pack(folder: str | os.PathLike[str] = ".pack", root: str | os.PathLike[str] 
         Image.fromarray(sheet).save(buffer, "WEBP", lossless=True, quality=60, method=4)
         parts[f"{split}.webp"] = buffer.getvalue()
         parts[f"{split}.labels"] = exact.labels.astype(np.uint8).tobytes()
-    target = Path(folder) / PACK
+    target = placed(folder) / PACK
     target.parent.mkdir(parents=True, exist_ok=True)
 
     def content(file: BinaryIO) -> None:

@@ -16,8 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from diffnum.errors import DiffnumError
-from diffnum.files import write
-from diffnum.images import checkpoint as checkpoints
+from diffnum.files import write, write_together
 from diffnum.images.background import Stopping
 from diffnum.images.checkpoint import Run
 from diffnum.images.provenance import code_version
@@ -151,7 +150,7 @@ class Job:
             "data": self.task.about, "device": device, "amp": self.amp, "processes": self.world,
             "torch": torch.__version__, "version": code_version(), "validation": rows, **self.task.card,
         }  # fmt: skip
-        checkpoints.publish(
+        write_together(
             {
                 self.place.parent / f"{name}.log.json": json.dumps(run.log).encode(),
                 self.place.parent / f"{name}.safetensors": blob,
