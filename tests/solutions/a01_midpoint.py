@@ -2,16 +2,17 @@
 # %% [markdown]
 # # Assignment 1: the midpoint method
 #
-# **Level** undergraduate. **After** the chapter *Measuring order honestly*. **Time** one to two hours.
+# **Level** undergraduate. **After** the chapter *Measuring order honestly*. **Time**
+# one to two hours.
 #
-# **You learn** what a solver is in this library, how a second evaluation buys an order, and what an order claim
-# means.
+# **You learn** what a solver is in this library, how a second evaluation buys an
+# order, and what an order claim means.
 #
-# **You are given** the probability-flow ODE $\mathrm{d}u/\mathrm{d}t = v(u, t)$ as `problem.velocity(u, t)`, and a
-# starter that yields the states but does not move.
+# **You are given** the probability-flow ODE $\mathrm{d}u/\mathrm{d}t = v(u, t)$ as
+# `problem.velocity(u, t)`, and a starter that yields the states but does not move.
 #
-# **You write** the explicit midpoint method. A step from $t$ to $s$ goes half way with the slope at its start, and
-# then all the way with the slope found there:
+# **You write** the explicit midpoint method. A step from $t$ to $s$ goes half way
+# with the slope at its start, and then all the way with the slope found there:
 #
 # $$
 # m = \tfrac12 (t + s), \qquad
@@ -19,8 +20,9 @@
 # u' = u + (s - t)\, v(u_m, m).
 # $$
 #
-# Times fall: $s < t$, so both factors are negative. A solver is a generator function: it yields the state after each
-# step. It never writes into a state that it was given or has yielded, so make new tensors (`u = u + ...`).
+# Times fall: $s < t$, so both factors are negative. A solver is a generator function:
+# it yields the state after each step. It never writes into a state that it was given
+# or has yielded, so make new tensors (`u = u + ...`).
 #
 # {rubric}
 
@@ -65,9 +67,9 @@ points_for(midpoint, "rough grids processes zero precision error", most=4)
 ### END HIDDEN TESTS
 
 # %% [markdown] name=explain points=2
-# One evaluation a step more than Euler's method: at how many evaluations does the midpoint method begin to win on the
-# mixture of the chapter, and why not earlier?
+# One evaluation a step more than Euler's method: at how many evaluations does the
+# midpoint method begin to win on the mixture of the chapter, and why not earlier?
 #
-# At few evaluations its steps are twice as long, and the term in $h^3$ of the expansion is no longer small beside
-# that in $h^2$; the crossing is where both error curves over evaluations meet. (By eye: a measured number and a
-# reason.)
+# At few evaluations its steps are twice as long, and the term in $h^3$ of the
+# expansion is no longer small beside that in $h^2$; the crossing is where both error
+# curves over evaluations meet. (By eye: a measured number and a reason.)

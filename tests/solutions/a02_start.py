@@ -4,22 +4,26 @@
 #
 # **Level** undergraduate. **After** the chapter on PNDM. **Time** two hours.
 #
-# **You learn** why a multistep method needs a start of its own, and how good that start has to be.
+# **You learn** why a multistep method needs a start of its own, and how good that
+# start has to be.
 #
-# **You are given** S-PNDM without its start: from the second step on it combines the noise predictions of this step
-# and the last one with the weights $3/2$ and $-1/2$. `transfer(problem, u, e, t, s)` moves a state from $t$ to $s$
-# along the noise $e$; it costs no evaluation. In the first step there is no old noise, and the starter uses $e_t$
-# alone: DDIM.
+# **You are given** S-PNDM without its start: from the second step on it combines the
+# noise predictions of this step and the last one with the weights $3/2$ and $-1/2$.
+# `transfer(problem, u, e, t, s)` moves a state from $t$ to $s$ along the noise $e$;
+# it costs no evaluation. In the first step there is no old noise, and the starter
+# uses $e_t$ alone: DDIM.
 #
-# **You write** the pseudo improved Euler start: go to $s$ along $e_t = \epsilon(u, t)$, ask for the noise there, and
-# take the mean of both:
+# **You write** the pseudo improved Euler start: go to $s$ along $e_t = \epsilon(u,
+# t)$, ask for the noise there, and take the mean of both:
 #
 # $$
-# \bar e = \tfrac12 \bigl(e_t + \epsilon(\phi(u, e_t, t, s), s)\bigr), \qquad u' = \phi(u, \bar e, t, s).
+# \bar e = \tfrac12 \bigl(e_t + \epsilon(\phi(u, e_t, t, s), s)\bigr), \qquad
+# u' = \phi(u, \bar e, t, s).
 # $$
 #
-# The weights $3/2$ and $-1/2$ are those of equal steps. On smooth grids neighbouring steps become equal, and the
-# order is 2; where steps alternate between short and long it is 1. The claim in the starter says so.
+# The weights $3/2$ and $-1/2$ are those of equal steps. On smooth grids neighbouring
+# steps become equal, and the order is 2; where steps alternate between short and long
+# it is 1. The claim in the starter says so.
 #
 # {rubric}
 
@@ -37,7 +41,9 @@ from diffnum.solvers import transfer
     nfe=lambda n: n + 1,
     paper="assignment 2",
     exact_for="a point mass",
-    reaches_zero=lambda n: n > 1,  # with one step the start asks for the noise at the end
+    reaches_zero=lambda n: (
+        n > 1
+    ),  # with one step the start asks for the noise at the end
 )
 def started(problem, u, times):
     old = None
@@ -66,13 +72,15 @@ points_for(started, "evaluations steps", most=4)
 points_for(started, "end limit order", most=4)
 
 # %% name=hidden points=5
-# Hidden: a point mass, rough grids, other processes, t = 0, and the error beside that of the published start.
+# Hidden: a point mass, rough grids, other processes, t = 0, the error for its cost.
 ### BEGIN HIDDEN TESTS
 points_for(started, "point rough grids processes zero precision error", most=5)
 ### END HIDDEN TESTS
 
 # %% [markdown] name=explain points=3
-# With the DDIM start the *order* is 2 as well. Say why, and measure what the better start gains.
+# With the DDIM start the *order* is 2 as well. Say why, and measure what the better
+# start gains.
 #
-# One step of local error $O(h^2)$ adds $O(h^2)$ to the global error, as the other steps do together; so the order
-# stays and the constant falls. (By eye: the argument in one or two sentences, and a measured ratio of errors.)
+# One step of local error $O(h^2)$ adds $O(h^2)$ to the global error, as the other
+# steps do together; so the order stays and the constant falls. (By eye: the argument
+# in one or two sentences, and a measured ratio of errors.)

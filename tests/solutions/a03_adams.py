@@ -2,20 +2,22 @@
 # %% [markdown]
 # # Assignment 3: Adams-Bashforth for the steps that you take
 #
-# **Level** undergraduate. **After** the chapter on PNDM (its section on weights for non-uniform steps). **Time** two
-# to three hours.
+# **Level** undergraduate. **After** the chapter on PNDM (its section on weights for
+# non-uniform steps). **Time** two to three hours.
 #
-# **You learn** to derive the weights of a multistep method for steps of any length, and to find out on which grids a
-# claim has to be tried.
+# **You learn** to derive the weights of a multistep method for steps of any length,
+# and to find out on which grids a claim has to be tried.
 #
-# **You are given** the probability-flow ODE in the variables in which it is simplest: with $y = x/\alpha$ and $\rho =
-# \sigma/\alpha$ it reads $\mathrm{d}y/\mathrm{d}\rho = \epsilon$. `problem.process.rho(t)` is $\rho$, and
-# `transfer(problem, u, e, t, s)` is the step $y' = y + (\rho_s - \rho_t)\, e$ in these variables.
+# **You are given** the probability-flow ODE in the variables in which it is simplest:
+# with $y = x/\alpha$ and $\rho = \sigma/\alpha$ it reads $\mathrm{d}y/\mathrm{d}\rho
+# = \epsilon$. `problem.process.rho(t)` is $\rho$, and `transfer(problem, u, e, t, s)`
+# is the step $y' = y + (\rho_s - \rho_t)\, e$ in these variables.
 #
-# **You write** the weights. Let the step before have gone from $\rho_0$ to $\rho_t$ and this one from $\rho_t$ to
-# $\rho_s$. Put a straight line through the two noise predictions and take its mean over this step: $\bar e = w_0 e +
-# w_1 e_0$ with weights that depend on $r = (\rho_s - \rho_t)/(\rho_t - \rho_0)$, and are $3/2$ and $-1/2$ where $r =
-# 1$.
+# **You write** the weights. Let the step before have gone from $\rho_0$ to $\rho_t$
+# and this one from $\rho_t$ to $\rho_s$. Put a straight line through the two noise
+# predictions and take its mean over this step: $\bar e = w_0 e + w_1 e_0$ with
+# weights that depend on $r = (\rho_s - \rho_t)/(\rho_t - \rho_0)$, and are $3/2$ and
+# $-1/2$ where $r = 1$.
 #
 # {rubric}
 
@@ -65,5 +67,6 @@ points_for(adams, "point grids processes zero precision steps error", most=4)
 # %% [markdown] name=explain points=2
 # Why does the order check on the smooth grids not see weights of equal steps?
 #
-# There $r = 1 + O(h)$, so the wrong weights change $\bar e$ by $O(h) (e - e_0) = O(h^2)$, which is the size of the
-# local error over $h$. (By eye: the order of both terms.)
+# There $r = 1 + O(h)$, so the wrong weights change $\bar e$ by $O(h) (e - e_0) =
+# O(h^2)$, which is the size of the local error over $h$. (By eye: the order of both
+# terms.)

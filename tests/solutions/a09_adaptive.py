@@ -4,19 +4,23 @@
 #
 # **Level** project. **After** the chapter on work and precision. **Time** two days.
 #
-# **You learn** to estimate an error while you go, to choose steps by it, and to judge a method that has no fixed
-# cost.
+# **You learn** to estimate an error while you go, to choose steps by it, and to judge
+# a method that has no fixed cost.
 #
-# **You are given** the probability-flow ODE and the grid. The states at the times of the grid are yielded, and those
-# alone: between them the method takes steps of its own, as many as it needs.
+# **You are given** the probability-flow ODE and the grid. The states at the times of
+# the grid are yielded, and those alone: between them the method takes steps of its
+# own, as many as it needs.
 #
-# **You write** the control. With $k_1 = v(u, t)$ and $k_2 = v(u + h k_1, t + h)$, Euler's and Heun's steps differ by
-# $\tfrac{h}{2}(k_2 - k_1)$: an estimate of the error of Euler's step, which goes like $h^2$. Accept Heun's step if
-# the largest entry of the difference is at most `tol`, and choose the next $h$ so that it would be about 0.8 of it;
-# between a fifth and twice the last one. Never step over the next time of the grid. The method claims no order and no
-# number of evaluations (`nfe=None`): these are counted.
+# **You write** the control. With $k_1 = v(u, t)$ and $k_2 = v(u + h k_1, t + h)$,
+# Euler's and Heun's steps differ by $\tfrac{h}{2}(k_2 - k_1)$: an estimate of the
+# error of Euler's step, which goes like $h^2$. Accept Heun's step if the largest
+# entry of the difference is at most `tol`, and choose the next $h$ so that it would
+# be about 0.8 of it; between a fifth and twice the last one. Never step over the next
+# time of the grid. The method claims no order and no number of evaluations
+# (`nfe=None`): these are counted.
 #
-# One step size serves a whole batch, so rows are coupled, by less than the error that is allowed.
+# One step size serves a whole batch, so rows are coupled, by less than the error that
+# is allowed.
 #
 # {rubric}
 
@@ -56,13 +60,15 @@ points_for(adaptive, "runs states own unchanged repeatable", most=5)
 points_for(adaptive, "end limit", most=6)
 
 # %% name=hidden points=5
-# Hidden: any number of steps, every grid and process, float64 all the way, rows and shapes, the error for its cost.
+# Hidden: any number of steps, every grid and process, precision, rows and shapes.
 ### BEGIN HIDDEN TESTS
 points_for(adaptive, "steps rows grids processes precision error", most=5)
 ### END HIDDEN TESTS
 
 # %% [markdown] name=report points=4
-# Plot error over evaluations for ten tolerances, beside Heun's method on a log-SNR grid. Who wins, and why?
+# Plot error over evaluations for ten tolerances, beside Heun's method on a log-SNR
+# grid. Who wins, and why?
 #
-# On a log-SNR grid from the prior the fixed grid is already near the best one, so the control pays twice for rejected
-# steps; on a grid uniform in t it wins. (By eye: the plot, both grids, and a reason.)
+# On a log-SNR grid from the prior the fixed grid is already near the best one, so the
+# control pays twice for rejected steps; on a grid uniform in t it wins. (By eye: the
+# plot, both grids, and a reason.)
