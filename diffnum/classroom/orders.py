@@ -119,29 +119,36 @@ def locate(b: Bench, process: str, p: int) -> str:
     """
     if b.stochastic or process == "blurring":
         return "compare the step with its formula"
-    problem = subject(b, process)
+    problem, coarse, fine = subject(b, process), 80, 160
     u, wrong = b.starts(problem), {}
-    for n in (80, 160):
+    starts = {"first": 0, "second": 1, "third": 2}
+    inner = {f"a step {round(100 * part)} % of the way": part for part in (0.5, 0.1, 0.25, 0.75, 0.85, 0.95)}
+    for n in (coarse, fine):
         times = b.problems.ladder(problem.process)(n)
         b.run(problem, u, times, keep=True)
         states = torch.cat([u[None], b.solver.states[0]])
-        for where, i in (("first", 0), ("second", 1), ("third", 2), ("middle", n // 2), ("last", n - 1)):
+        places = starts | {where: int(part * n) for where, part in inner.items()} | {"last": n - 1}
+        for where, i in places.items():
             exact = reference(problem, states[i], times[i : i + 2], rtol=1e-12)
             wrong[where, n] = rms(states[i + 1] - exact)
     slopes = {
-        w: local_slopes((80, 160), (wrong[w, 80], wrong[w, 160]))[0]
-        for w in ("first", "second", "third", "middle", "last")
+        where: local_slopes((coarse, fine), (wrong[where, coarse], wrong[where, fine]))[0]
+        for where in (*starts, *inner, "last")
     }
-    if slopes["middle"] < p + 0.6:
+    poor = [where for where in inner if slopes[where] < p + 0.6]
+    if poor:
+        where = poor[0] if len(poor) < len(inner) else "every step"
+        right = next((f", and {other} like h^{slopes[other]:.1f}" for other in inner if other not in poor), "")
+        look = "what is done there" if right else "the weights, the history and the times of the formula"
         return (
-            f"a step in the middle errs like h^{slopes['middle']:.1f}, where order {p} needs h^{p + 1}: "
-            "look at the weights, the history and the times of the formula, or claim less"
+            f"{where} errs like h^{slopes[poor[0]]:.1f}{right}, where order {p} needs h^{p + 1}: "
+            f"look at {look}, or claim less"
         )
-    for where in ("first", "second", "third", "last"):
+    for where in (*starts, "last"):
         if slopes[where] < p - 0.4:
             part = "end" if where == "last" else "start"
             return (
-                f"a step in the middle is right (h^{slopes['middle']:.1f}), the {where} step errs like "
+                f"a step in the middle is right (h^{slopes[next(iter(inner))]:.1f}), the {where} step errs like "
                 f"h^{slopes[where]:.1f}, where order {p} needs h^{p}: look at the {part}"
             )
     return "no single step explains it; compare the error with more steps"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from diffnum.classroom.find import is_generator, near_misses, solvers_in
 from diffnum.classroom.messages import Message
@@ -64,6 +65,8 @@ class Oracle:
     def _question(self, what: str, x: Tensor, sigma: Tensor | float) -> Tensor:
         if self._watch is not None:
             self._watch[library_part()] += 1
+        if x.requires_grad or unpack_dual(x).tangent is not None:
+            raise RuntimeError("evaluations are answered from outside, so no derivative of them is known here")
         tensors = [x, sigma] if isinstance(sigma, Tensor) else [x]
         head, (y,) = self._ask({"ask": what, "sigma": None if isinstance(sigma, Tensor) else float(sigma)}, *tensors)
         if "error" in head:
