@@ -147,7 +147,7 @@ def astray(b: Bench) -> str:
              "on data a fifth as large it is right, so it clips or bounds values that may be of any size"),
         ]  # fmt: skip
         for other, ends, told_so in ways:
-            few, many = (error_of(b, other, b.problems.ladder(process, **ends)(n)) for n in (160, 640))
+            few, many = (error_of(b, other, b.problems.ladder(process, "log_snr", **ends)(n)) for n in (160, 640))
             if many < 0.4 * few or many < 1e-9:  # order 1 brings a quarter
                 return told_so
     return locate(b, b.home, 1)

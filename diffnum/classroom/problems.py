@@ -149,7 +149,11 @@ class Problems:
 
     def ladder(self, process: Any, grid: str = "log_snr", **ends: float) -> Callable[[int], Tensor]:
         """``steps -> times`` on a grid of that name, by default in the asymptotic range."""
-        rules = {"rough": cyclic, "uneven": partial(cyclic, lengths=(1, 3, 2)), "irregular": irregular}
+        rules: dict[str, grids.Grid] = {
+            "rough": cyclic,
+            "uneven": partial(cyclic, lengths=(1, 3, 2)),
+            "irregular": irregular,
+        }
         rule = rules.get(grid) or getattr(grids, grid)
         return ladder(rule, process, **(ends or self.ends(process, grid)))
 
