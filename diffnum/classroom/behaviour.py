@@ -116,7 +116,7 @@ def repeatable(b: Bench) -> str:
     if (gap := apart(b.run(problem, u, first, seed=2), a)) > ROUNDING:
         raise Fault(
             f"two runs from one start differ by {gap:.1g}, and no global random number is drawn: state is left over "
-            "from the first run (a global, a default argument, a cache), or a generator of its own goes on"
+            "from the first run (a global, a default argument, a cache), or it reads a clock or a generator of its own"
         )
     after = b.run(other, v, second)
     if (gap := apart(b.run(problem, u, first, seed=1), a)) > ROUNDING:
@@ -185,7 +185,7 @@ def precision(b: Bench) -> str:
         if bend > 1e-9:
             raise Fault(
                 f"moving the start by 1e-6 either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
-                "a state or a noise prediction is rounded to float32 on the way"
+                "a state or a noise prediction is rounded on the way, as by float32 (1e-7) or half precision (1e-3)"
             )
         ends = []
         for shift in (1 + 1e-6, 1.0, 1 - 1e-6):

@@ -224,6 +224,9 @@ class Bench:
                 error = answer["error"]
                 raise Fault(f"its claims cannot be read: {error['type']}: {error['text']} {error['where']}".rstrip())
             own = answer["claims"]
+            for name, value in own.items():
+                if name != "zero" and not (value is None or (isinstance(value, int) and 0 <= value < 10**6)):
+                    raise Fault(f"it claims {name}={value!r}, which is no whole number; see dn.method")
         if self.model is None:
             return own
         model: Any = self.model

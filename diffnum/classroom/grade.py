@@ -176,6 +176,10 @@ def examine(
             failed[name] = True
             grade.verdicts.append(Verdict(name, "failed", str(fault), 0.0, of))
             over = "not tried, because its process has ended" if isinstance(fault, Ended) else ""
+        except Exception as error:  # what nobody thought of fails one check, and not the whole class
+            failed[name] = True
+            why = f"this cannot be measured: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            grade.verdicts.append(Verdict(name, "failed", why, 0.0, of))
     grade.results, grade.seconds = b.results, perf_counter() - begun
     return grade
 
