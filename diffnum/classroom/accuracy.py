@@ -47,22 +47,21 @@ def end(b: Bench) -> str:
     """The states that it yields are those at the times of the grid, the last one at the last time."""
     problem = subject(b)
     _follows(b, problem)
-    times = b.problems.ladder(problem.process)(160)
     if b.stochastic:
-        return _end_of_law(b, problem, times)
-    u = b.starts(problem)
+        return _end_of_law(b, problem, b.problems.ladder(problem.process)(160))
+    # Uneven steps: an error in time, which a method of order 1 may have, is no whole number of them everywhere.
+    times, u = b.problems.ladder(problem.process, "uneven")(160), b.starts(problem)
     b.run(problem, u, times, keep=True)
     states, exact = b.solver.states[0], reference(problem, u, times, 1e-9, trajectory=True)
-    for i in (160, 120, 80, 40, 1):
+    strays = []
+    for i in (1, 41, 80, 120, 160):
         gaps = (exact - states[i - 1]).flatten(1).square().mean(1).sqrt()
         at = int(gaps.argmin())
-        if at != i and 4 * gaps[at] < gaps[i]:
-            said = "the last state" if i == 160 else f"state {i}"
+        if at != i and 10 * gaps[at] < gaps[i]:
             near = "the start" if at == 0 else f"times[{at}]={times[at]:.4g}"
-            raise Fault(
-                f"{said} of 160 is the solution at {near}, not at times[{i}]={times[i]:.4g}: "
-                "step from each time of the grid to the next, and yield what you reach"
-            )
+            strays.append(f"state {i} of 160 is the solution at {near}, not at times[{i}]={times[i]:.4g}")
+    if len(strays) > 2 or any("the start" in stray for stray in strays):
+        raise Fault(f"{strays[0]}: step from each time of the grid to the next, and yield what you reach")
     return "each state is the solution at its own time, the last one at times[-1]"
 
 
@@ -100,7 +99,7 @@ def _end_of_law(b: Bench, problem: Problem, times: Tensor) -> str:
         for place, t in places.items()
     }
     near = min(away, key=lambda place: away[place])
-    if near != "the last time":
+    if 3 * away[near] < away["the last time"]:
         raise Fault(
             f"the law of its last state is that at {near} (to {away[near]:.2g}), and not that at times[-1] "
             f"(to {away['the last time']:.2g}): step to the last time, and no further"
@@ -140,15 +139,19 @@ def astray(b: Bench) -> str:
         look = " and the ".join(parts[part] for part in off) or "noise"
         return f"the {' and the '.join(off) or 'law'} of its states misses, so look at the {look} of a step"
     if process.family == "isotropic":
-        ways: list[tuple[Problem, dict[str, float], str]] = [
-            (problem, {"t_start": process.t_max, "t_end": process.t_end},
+        prior, range_ = {"t_start": process.t_max, "t_end": process.t_end}, b.problems.ends(process)
+        ways: list[tuple[Problem, dict[str, float], float, str]] = [
+            (problem, prior, 1.0,
              "from the prior it is right, so it begins at the end of the process where it should begin at times[0]"),
-            (b.problem(b.home, "small"), b.problems.ends(process),
-             "on data a fifth as large it is right, so it clips or bounds values that may be of any size"),
+            (b.problem(b.home, "small"), range_, 0.2,
+             "on states and data a fifth as large it is right, so it clips or bounds values that may be of any size"),
         ]  # fmt: skip
-        for other, ends, told_so in ways:
-            few, many = (error_of(b, other, b.problems.ladder(process, "log_snr", **ends)(n)) for n in (160, 640))
-            if many < 0.4 * few or many < 1e-9:  # order 1 brings a quarter
+        for other, ends, scale, told_so in ways:
+            u, errors = scale * b.starts(other), []
+            for n in (160, 640):
+                times = b.problems.ladder(process, "log_snr", **ends)(n)
+                errors.append(rms(b.run(other, u, times) - b.problems.truth(other, u, times, 1e-10)))
+            if errors[1] < 0.4 * errors[0] or errors[1] < 1e-9:  # order 1 brings a quarter
                 return told_so
     return locate(b, b.home, 1)
 

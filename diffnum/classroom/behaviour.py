@@ -7,10 +7,10 @@ from torch import Tensor
 
 from diffnum.classroom.bench import Bad, Bench, Fault, Raised, Unclaimed, apart, largest, plural
 from diffnum.classroom.problems import IMAGE
-from diffnum.measure import checks
 from diffnum.noise import Seeded
 
 ROUNDING = 1e-10  # what rounding may change between two ways to compute one state, on the scale of the state
+TINY = 1e-6  # a shift that a smooth map answers to with a bend of its square
 COUNTS = (1, 2, 3, 4, 5, 7, 8, 13)
 
 
@@ -44,13 +44,13 @@ def runs(b: Bench) -> str:
                 f"it is still a stub: {error}; put your steps in place of `raise NotImplementedError()`"
             ) from None
         if b.info["families"] or b.model is not None or b.families == ["phase_space"]:
-            raise
+            raise _fixed(b, error, 4, 6) from None
         b.families = ["phase_space"]  # nothing says what it is for: perhaps that
         try:
             _probe(b)
         except Fault:
             b.families = ["isotropic"]
-            _probe(b)
+            raise _fixed(b, error, 4, 6) from None
     claims = b.claims(b.problem(), times_of(b, 6))
     said = [f"order {claims['order']}"] * (claims["order"] is not None)
     said += [f"{claims['nfe']} evaluations"] * (claims["nfe"] is not None)
@@ -63,13 +63,36 @@ def _probe(b: Bench) -> None:
     b.run(problem, b.starts(problem, 4), times_of(b, 6), keep=True, watch=True)
 
 
+def _fixed(b: Bench, error: Fault, batch: int, n: int) -> Fault:
+    """The fault of a run, with what other runs tell: whether another batch or another number of steps works."""
+    problem = b.problem()
+
+    def works(batch: int, n: int) -> bool:
+        try:
+            b.run(problem, b.starts(problem, batch), times_of(b, n))
+        except Fault:
+            return False
+        return True
+
+    if batch != 4 and works(4, n):
+        return Fault(f"{error}; a batch of 4 runs and one of {batch} does not: take the batch from u.shape")
+    good = [m for m in (1, 2, 3, 4, 5, 8, 10, 12, 16, 20, 32, 50, 64, 100) if works(4, m)]
+    if not good or good == [1]:
+        return error
+    runs = ", ".join(map(str, good[:5]))
+    return Fault(f"{error}; {runs} steps run and {n} do not: take the number of steps from times, whatever it is")
+
+
 def states(b: Bench) -> str:
     """A state a step, of the start's shape, dtype and device."""
     problem = b.problem()
     for batch, n in ((4, 6), (1, 1), (3, 5)):
-        end = b.run(problem, b.starts(problem, batch), times_of(b, n), keep=True, watch=n == 6)
+        try:
+            end = b.run(problem, b.starts(problem, batch), times_of(b, n), keep=True, watch=n == 6)
+        except (Raised, Bad) as error:
+            raise _fixed(b, error, batch, n) from None
         if not torch.isfinite(end).all():
-            raise Fault(f"its last state after {n} steps contains NaN or infinity")
+            raise Fault(f"its last state after {plural(n, 'step')} contains NaN or infinity")
     return "6, 1 and 5 states for as many steps, of the start's shape and dtype"
 
 
@@ -81,7 +104,8 @@ def own(b: Bench) -> str:
     total = b.solver.last["asked"]
     told = " and ".join(f"{count} inside the library's {name}" for name, count in asked.items())
     if total and sum(asked.values()) == total:
-        raise Fault(f"all its {total} evaluations are made {told}: write the steps yourself")
+        names = " and ".join(asked)
+        raise Fault(f"all its {total} evaluations are made inside the library's {names}: write the steps yourself")
     if not total:
         raise Fault("it makes no evaluation at all: a solver asks problem.eps, x0, score or velocity at every step")
     return f"{total} evaluations in 6 steps" + (f", {told}" if told else ", all by its own code")
@@ -179,21 +203,17 @@ def precision(b: Bench) -> str:
     u, process = b.starts(problem), problem.process
     times, found = times_of(b, 12), "float64 throughout"
     if not b.counted and not b.stochastic:
-        grids = (times, times_of(b, 9, grid="quadratic"))
-        bend = max(checks.assert_precision(problem, b.solver, u, grid, tolerance=float("inf")) for grid in grids)
-        bend /= largest(u)
-        if bend > 1e-9:
-            raise Fault(
-                f"moving the start by 1e-6 either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
-                "a state or a noise prediction is rounded on the way, as by float32 (1e-7) or half precision (1e-3)"
-            )
-        ends = []
-        for shift in (1 + 1e-6, 1.0, 1 - 1e-6):
-            moved = times.clone()
-            moved[1:-1] *= shift
-            ends.append(b.run(problem, u, moved))
-        bend = (ends[0] - 2 * ends[1] + ends[2]).abs().max().item() / largest(u)
-        if bend > 1e-9:
+        for grid in (times, times_of(b, 9, grid="quadratic")):
+            ends = [b.run(problem, u + shift, grid) for shift in (TINY, 0.0, -TINY)]
+            if (bend := bent(ends)) > 1e-9:
+                raise Fault(
+                    f"moving the start by a millionth either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
+                    "a state or a noise prediction is rounded on the way, as by float32 (1e-7) or half precision (1e-3)"
+                )
+        ends = [
+            b.run(problem, u, torch.cat([times[:1], times[1:-1] * (1 + x), times[-1:]])) for x in (TINY, 0.0, -TINY)
+        ]
+        if (bend := bent(ends)) > 1e-9:
             raise Fault(
                 f"moving the times by a millionth either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
                 "times or coefficients pass through float32; keep them as Python floats or float64"
@@ -215,6 +235,12 @@ def precision(b: Bench) -> str:
     return f"{found}; float32 differs by {apart(single, double):.0e}"
 
 
+def bent(ends: list[Tensor]) -> float:
+    """Second difference of three ends, in units of the largest change that the shift :data:`TINY` should make."""
+    straight = (ends[0] - ends[2]).abs().max().item() / 2
+    return (ends[0] - 2 * ends[1] + ends[2]).abs().max().item() / max(largest(ends[1]), straight / TINY)
+
+
 def evaluations(b: Bench) -> str:
     """The evaluations, counted at the denoiser, are as many as claimed."""
     problem, counts = b.problem(), {}
@@ -230,8 +256,8 @@ def evaluations(b: Bench) -> str:
                 f" ({counts[n] - passed} of them past `problem`, which counted {passed})" if passed != counts[n] else ""
             )
             raise Fault(
-                f"{plural(n, 'step')} cost{'s' * (n == 1)} {counts[n]} evaluations{past}, and {claimed} are claimed: "
-                "change one of the two"
+                f"{plural(n, 'step')} cost{'s' * (n == 1)} {plural(counts[n], 'evaluation')}{past}, "
+                f"and {claimed} are claimed: change one of the two"
             )
         if passed != counts[n]:
             raise Fault(

@@ -678,7 +678,7 @@ def needs_option(problem, u, times, gamma=None):
         yield u
 
 
-# end: the noise is asked for at the wrong end of the step
+# limit: the noise is asked for at the wrong end of the step
 @claims(order=1, nfe=lambda n: n, reaches_zero=lambda n: False)
 def noise_at_s(problem, u, times):
     for t, s in pairwise(times):
@@ -697,7 +697,7 @@ def last_axis_mean(problem, u, times):
         yield u
 
 
-# processes: times are taken to lie between 0 and 1
+# order: times are taken to lie between 0 and 1, and on VE they do not
 @claims(order=1, nfe=lambda n: n)
 def times_below_one(problem, u, times):
     for t, s in pairwise(times):
