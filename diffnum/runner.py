@@ -63,7 +63,7 @@ def method(
 
     Args:
         order: a number, or a function of ``grid``, ``process`` and the options where the order depends on them (and
-            of ``start``, the first time, where it depends on that). None for a stochastic solver.
+            of ``first``, the first time, where it depends on that). None for a stochastic solver.
         weak_order: order in which mean and covariance converge, for a stochastic solver.
         strong_order: order in which paths converge, driven by the same Brownian motion.
         nfe: number of evaluations as a function of the number of steps and of the options. None for an adaptive

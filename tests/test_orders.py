@@ -28,6 +28,11 @@ VARIANTS = [
     ("f_pndm", {"midpoint": "sigma"}),
     ("pndm_variable", {"variable": "t"}),
     *(("pndm_variable", {"order": q}) for q in (1, 2, 3)),
+    ("pndm_variable", {"start": "ramp"}),
+    *(("unipc", {"order": q, "prediction": "noise", "variant": "bh1"}) for q in (1, 2)),
+    ("exponential_adams", {"start": "analytic"}),
+    ("exponential_adams", {"prediction": "data", "variable": "t", "start": "runge_kutta"}),
+    ("exponential_adams", {"order": 2, "variable": "rho", "corrector": True}),
 ]
 
 
@@ -45,6 +50,8 @@ def test_order_is_the_claimed_one(vp, grid, name, options):
     """The one order test: every solver, every kind of grid, one rule for the range, the claim from the registry."""
     if name == "pndm_variable" and options.get("variable") == "t" and grid in ("uniform", "sigma"):
         pytest.skip("4 is approached so slowly that it stands at 3.7 with 2560 steps: test_slow_approach measures it")
+    if name == "dpmpp_3m" and grid == "uniform":
+        pytest.skip("what the first step leaves is so small that 640 steps show 2.6: test_slow_start measures it")
     checks.measure(vp.problem, name, vp.u, grid, **options)
 
 
@@ -81,6 +88,13 @@ def test_slow_approach(vp):
         vp.problem, "pndm_variable", vp.u, ladder(grids.uniform, vp.process, t_end=1e-2), steps, variable="t"
     )
     assert result.slopes[0] < result.slopes[1] == pytest.approx(3.71, abs=0.02)
+
+
+def test_slow_start(vp):
+    """The ramp's first step caps dpmpp_3m at 2 from rho = 3; on a uniform grid that step is short, and shows late."""
+    result = convergence(vp.problem, "dpmpp_3m", vp.u, rungs(vp.process, "uniform"), (640, 2560, 5120))
+    assert result.claim == 2
+    checks.assert_order(result, within=0.15)
 
 
 @pytest.mark.parametrize("options", [{}, {"midpoint": "sigma"}], ids=name_of)
@@ -140,6 +154,7 @@ def test_evaluations_of_the_contract():
     assert claims == {
         "euler": n, "heun": 2 * n, "rk4": 4 * n, "ab2": n + 3, "ab4": n + 9, "fon": n + 9, "ddim": n, "prk": 4 * n,
         "s_pndm": n + 1, "f_pndm": n + 9, "plms": n + 1, "pndm_variable": n + 9,
+        "exponential_adams": n, "deis": n, "lms": n, "dpmpp_3m": n, "unipc": n, "ipndm": n,
         "dpmpp_2m": n, "edm_heun": 2 * n, "gddim": n, "gddim_sde": n, "er_sde": n, "euler_maruyama": n,
         "ancestral": n, "sscs": n, "conjugate": n, "conjugate_symplectic_euler": n,
         "conjugate_velocity_verlet": 2 * n, "symplectic_euler": 2 * n, "reduced_symplectic_euler": n,

@@ -207,7 +207,7 @@ def precision(b: Bench) -> str:
             ends = [b.run(problem, u + shift, grid) for shift in (TINY, 0.0, -TINY)]
             if (bend := bent(ends)) > 1e-9:
                 raise Fault(
-                    f"moving the start by a millionth either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
+                    f"moving the start by a millionth either way bends the end by {bend:.1g}, and float64 by 1e-12: "
                     "a state or a noise prediction is rounded on the way, as by float32 (1e-7) or half precision (1e-3)"
                 )
         ends = [

@@ -15,8 +15,9 @@ from torch import Tensor
 from diffnum.classroom.find import cells
 from diffnum.classroom.problems import FAMILIES, Problems
 from diffnum.classroom.sandbox import Direct, Ended, Process
+from diffnum.classroom.session import order_claim
 from diffnum.errors import DiffnumError
-from diffnum.measure.analysis import claimed_order, evaluations, rms
+from diffnum.measure.analysis import evaluations, rms
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
 from diffnum.solvers import find, registry, solve
@@ -209,7 +210,7 @@ class Bench:
         end = self.run(problem, u, times, **options) if solver is None else solve(problem, solver, u, times).u
         return rms(end - self.problems.truth(problem, u, times, 1e-10))
 
-    def claims(self, problem: Problem, times: Tensor) -> dict[str, Any]:
+    def claims(self, problem: Problem, times: Tensor, rough: bool = False) -> dict[str, Any]:
         """What is asked of the solver on a grid, None for nothing: by the assignment, or by its own claims.
 
         Raises:
@@ -219,7 +220,7 @@ class Bench:
         if self.info["declared"] or self.model is None:
             spec = self.problems.spec_of(problem.process)
             head = {"do": "claims", "process": spec, "times": times.tolist(), "options": self.solver.options}
-            answer, _ = self.solver.place.ask(head)
+            answer, _ = self.solver.place.ask(head | {"rough": rough})
             if "error" in answer:
                 error = answer["error"]
                 raise Fault(f"its claims cannot be read: {error['type']}: {error['text']} {error['where']}".rstrip())
@@ -230,7 +231,7 @@ class Bench:
         if self.model is None:
             return own
         model: Any = self.model
-        asked = claimed_order(model, problem.process, times)
+        asked = order_claim(model, problem.process, times, rough)
         if own["order"] is not None and asked is not None and own["order"] < asked:
             raise Fault(f"it claims order {own['order']}, and the assignment asks for order {asked}")
         nfe = evaluations(problem.process, model, len(times) - 1, times[-1].item()) if model.nfe else None

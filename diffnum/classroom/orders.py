@@ -42,7 +42,7 @@ def measured(b: Bench, process: str, grid: str, steps: Sequence[int] = LADDER) -
     if known and steps == LADDER:
         return known[0]
     rung = b.problems.ladder(problem.process, grid)
-    claim = b.claims(problem, rung(steps[-1]))["order"]
+    claim = b.claims(problem, rung(steps[-1]), rough=grid in ("rough", "uneven"))["order"]
     result = _measure(b, problem, rung, steps)
     while claim and not holds(result, claim) and not settled(result) and result.steps[-1] < FINEST:
         finer = _measure(b, problem, rung, (2 * result.steps[-1],))

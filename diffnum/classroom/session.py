@@ -176,14 +176,16 @@ class Session:
             "options": parameters[3:],
         }
 
-    def claims(self, process: dict[str, Any], times: list[float], options: dict[str, Any]) -> dict[str, Any]:
+    def claims(
+        self, process: dict[str, Any], times: list[float], options: dict[str, Any], rough: bool = False
+    ) -> dict[str, Any]:
         """What the solver claims on a grid; a claim that cannot be read is an error of its own."""
         solver: Any = self.solver
         made, grid = make_process(process), torch.tensor(times, dtype=torch.float64)
         try:
             zero = getattr(solver, "reaches_zero", None)
             claims = {
-                "order": claimed_order(solver, made, grid, **options),
+                "order": order_claim(solver, made, grid, rough, **options),
                 "nfe": evaluations(made, solver, len(times) - 1, times[-1], **options)
                 if getattr(solver, "nfe", None) is not None
                 else None,
@@ -266,6 +268,16 @@ class Session:
         return {"changed": sorted(name for name, value in self._library.items() if now.get(name) is not value)}
 
 
+def order_claim(solver: Any, process: Any, times: Tensor, rough: bool, **options: Any) -> int | None:
+    """The order that a solver claims on a grid; ``rough`` says that its steps stay uneven however fine it is."""
+    claim = getattr(solver, "order", None)
+    if claim is None or not rough:
+        return claimed_order(solver, process, times, **options)
+    if "start" in inspect.signature(claim).parameters:
+        options["start"] = times[0].item()
+    return claim(grid="rough", process=process, **options)
+
+
 def ambient() -> dict[str, Any]:
     """What surrounds a solver and is none of its business, by what a message calls it."""
     return {
@@ -325,4 +337,4 @@ def kind_of(value: Any) -> str:
     return {"NoneType": "None", "generator": "a generator"}.get(type(value).__name__, f"a {type(value).__name__}")
 
 
-__all__ = ["Oracle", "Session", "make_process"]
+__all__ = ["Oracle", "Session", "make_process", "order_claim"]

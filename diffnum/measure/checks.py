@@ -289,7 +289,8 @@ def measure(
 def _stages(process: Any, solver: str | Solver, times: Tensor, options: dict[str, Any]) -> int:
     """Evaluations within one step, as the solver claims; 4, those of classical Runge-Kutta, where it claims none."""
     claims = getattr(find(solver), "nfe", None) is not None
-    return evaluations(process, solver, 1, float(times[-1]), **options) if claims else 4
+    chosen = {name: value for name, value in options.items() if name != "noise"}
+    return evaluations(process, solver, 1, float(times[-1]), **chosen) if claims else 4
 
 
 def _beyond(result: Convergence) -> list[str]:

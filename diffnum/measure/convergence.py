@@ -175,8 +175,8 @@ def claimed_order(solver: Solver, process: Any, times: Tensor, what: str = "orde
     claim = getattr(solver, what, None)
     if claim is None:
         return None
-    if "start" in signature(claim).parameters:
-        options["start"] = times[0].item()
+    if "first" in signature(claim).parameters:
+        options["first"] = times[0].item()
     return claim(grid=kind_of(times, process), process=process, **options)
 
 

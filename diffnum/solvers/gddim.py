@@ -37,7 +37,7 @@ def _order(
     order: int = 3,
     K: str = "R",
     corrector: str | None = None,
-    start: float | None = None,
+    first: float | None = None,
 ) -> int:
     """Observed order: the short history of the first steps caps it at 2 unless the noise stands still there.
 
@@ -45,7 +45,7 @@ def _order(
     where rho rises like a tangent (the cosine schedule, blurring), unless the grid is uniform in log-SNR.
     """
     family = getattr(process, "family", "phase_space")
-    still = start is None or process is None or start > 0.999 * process.t_max
+    still = first is None or process is None or first > 0.999 * process.t_max
     calm = grid == "log_snr" or getattr(process, "calm_start", True)
     capped = not (still and calm) or (K == "L" and family == "phase_space")
     return min(order, 2 if capped else 4) + (corrector is not None)

@@ -38,14 +38,19 @@ def middle(process: Any, t: float, s: float, midpoint: str) -> float:
 
 
 @lru_cache(maxsize=64)
-def grid_weights(process: Any, times: tuple[float, ...], order: int, variable: str) -> list[tuple[float, ...]]:
-    """Weights of every step of a grid for :func:`pndm_variable`, newest first; none for the steps of the start."""
+def grid_weights(
+    process: Any, times: tuple[float, ...], order: int, variable: str, ramp: bool = False
+) -> list[tuple[float, ...]]:
+    """Weights of every step of a grid for :func:`pndm_variable`, newest first.
+
+    The first steps have the weights of a ``ramp``, or none, for a start of another kind.
+    """
     ratios = [sigma / alpha for alpha, sigma in map(process.levels, times)]
     nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
     kinks = process.rho(process.knots).tolist() if theta and process.unit else ()
     return [
-        adams_weights(nodes[i - order + 1 : i + 1][::-1], ratios[i], ratios[i + 1], theta, kinks)
-        if i >= order - 1
+        adams_weights(nodes[max(i - order + 1, 0) : i + 1][::-1], ratios[i], ratios[i + 1], theta, kinks)
+        if ramp or i >= order - 1
         else ()
         for i in range(len(times) - 1)
     ]
@@ -169,16 +174,62 @@ def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=lambda grid="log_snr", process=None, order=4, variable="sigma": order,
-    nfe=lambda n, order=4, variable="sigma": n + 3 * min(n, order - 1),
+    order=2,
+    nfe=lambda n, order=4: n,
+    paper="Zhang and Chen 2023, arXiv:2204.13902, section 3.3 (iPNDM), after Liu et al. 2022, arXiv:2202.09778",
+    exact_for="a point mass",
+    values={"order": (4, 3, 2)},
+    register=True,
+)
+def ipndm(problem: Problem, u: Tensor, times: list[float], order: int = 4) -> Iterator[Tensor]:
+    r"""iPNDM: F-PNDM's multistep formula with a ramp that starts with DDIM, at no cost.
+
+    Adams-Bashforth weights of order 1, 2, ..., q for uniform steps, on the transfer map. Order 2, like all uniform
+    weights on grids that are not uniform in sigma/alpha (on those the first step caps it at 2); n evaluations, one
+    fewer than :func:`plms`.
+
+    Args:
+        order: q, from 2 to 4.
+    """
+    past = []
+    for t, s in pairwise(times):
+        past = [problem.eps(u, t), *past[: order - 1]]
+        u = transfer(problem, u, combine(adams_bashforth(len(past)), past), t, s)
+        yield u
+
+
+def _variable_order(
+    grid: str = "log_snr",
+    process: Any = None,
+    order: int = 4,
+    variable: str = "sigma",
+    start: str = "runge_kutta",
+    first: float | None = None,
+) -> int:
+    """The ramp caps the order at 2 unless the noise stands still at the start; see `gddim`."""
+    still = first is None or process is None or first > 0.999 * process.t_max
+    calm = grid == "log_snr" or getattr(process, "calm_start", True)
+    return order if start == "runge_kutta" or (still and calm) else min(order, 2)
+
+
+@method(
+    order=_variable_order,
+    nfe=lambda n, order=4, variable="sigma", start="runge_kutta": (
+        n + (3 * min(n, order - 1) if start == "runge_kutta" else 0)
+    ),
     paper=f"{PAPER}, repaired; variable='t' is tAB of Zhang and Chen 2023, arXiv:2204.13902",
     exact_for="a point mass",
-    reaches_zero=lambda n, order=4, variable="sigma": n >= order,
-    values={"order": (4, 3, 2, 1), "variable": ("sigma", "t")},
+    reaches_zero=lambda n, order=4, variable="sigma", start="runge_kutta": start == "ramp" or n >= order,
+    values={"order": (4, 3, 2, 1), "variable": ("sigma", "t"), "start": ("runge_kutta", "ramp")},
     register=True,
 )
 def pndm_variable(
-    problem: Problem, u: Tensor, times: list[float], order: int = 4, variable: str = "sigma"
+    problem: Problem,
+    u: Tensor,
+    times: list[float],
+    order: int = 4,
+    variable: str = "sigma",
+    start: str = "runge_kutta",
 ) -> Iterator[Tensor]:
     r"""PNDM with the weights of the actual nodes, which restores the order of its Adams-Bashforth formula.
 
@@ -187,17 +238,19 @@ def pndm_variable(
               x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
 
     with Lagrange polynomials in :math:`\rho` or in t. Started with Runge-Kutta steps whose stages stand in the middle
-    of :math:`\rho`. Order q; n + 3 (q - 1) evaluations. State ``(batch, *event)``.
+    of :math:`\rho`, order q and n + 3 (q - 1) evaluations; or with the ramp of :func:`ipndm`, n evaluations and order q
+    as far as the noise stands still at the start. State ``(batch, *event)``.
 
     Args:
         order: q, from 1 to 4.
         variable: "sigma" interpolates in sigma/alpha (variable-step Adams-Bashforth for dy/drho), "t" in time.
+        start: "runge_kutta", or "ramp": fewer nodes in the first steps.
 
     Raises:
-        ValueError: an order or variable outside these.
+        ValueError: an option outside these.
     """
     process, move, past = problem.process, partial(transfer, problem), []
-    weights = grid_weights(process, tuple(times), order, variable)
+    weights = grid_weights(process, tuple(times), order, variable, start == "ramp")
     for (t, s), w in zip(pairwise(times), weights, strict=True):
         e = problem.eps(u, t)
         past = [e, *past]
