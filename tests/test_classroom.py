@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from diffnum import cli
 from diffnum.classroom import assignments, check, course, points_for
 from diffnum.classroom.grade import CHECKS, check_file
 from diffnum.classroom.problems import DEFAULT, Problems, read
@@ -203,18 +205,24 @@ def test_a_check_can_be_made_without_a_sandbox(capsys):
 # ---------------------------------------------------------------------------------------------------------- the command
 
 
-def command(*words, cwd):
-    """The command line in a process of its own: status, output, errors."""
-    run = subprocess.run([sys.executable, "-m", "diffnum", *map(str, words)], cwd=cwd, capture_output=True, text=True)
-    return run.returncode, run.stdout, run.stderr
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """``diffnum ...`` in an empty folder, in this process: status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        result = CliRunner().invoke(cli.app, [str(word) for word in words])
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
 
 
-def test_a_class_is_graded_and_goes_on_where_it_was_stopped(tmp_path):
+def test_a_class_is_graded_and_goes_on_where_it_was_stopped(command, tmp_path):
     folder = tmp_path / "submissions"
     for student, text in (("ada", HARMFUL["is a stub"][0]), ("bob", HARMFUL["syntax"][0])):
         (folder / student).mkdir(parents=True)
         (folder / student / "work.py").write_text(text, encoding="utf-8")
-    status, out, err = command("check", "submissions", "--out", "table.csv", cwd=tmp_path)
+    status, out, err = command("check", "submissions", "--out", "table.csv")
     assert status == 1 and "0 of 2 files passed" in out, out + err
     rows = list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8")))
     assert [row["file"] for row in rows] == ["ada/work.py", "bob/work.py"]
@@ -222,12 +230,12 @@ def test_a_class_is_graded_and_goes_on_where_it_was_stopped(tmp_path):
     assert "bob/work.py" in (tmp_path / "table.html").read_text(encoding="utf-8")
     lines = (tmp_path / "table.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "table.jsonl").write_text(lines[0] + "\n" + lines[1][:40], encoding="utf-8")  # killed while it wrote
-    _, out, err = command("check", "submissions", "--out", "table.csv", cwd=tmp_path)
+    _, out, err = command("check", "submissions", "--out", "table.csv")
     assert err.count("work.py") == 1, "only the file that was not finished is graded again"
     assert list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8"))) == rows
 
 
-def test_what_is_no_file_is_refused_in_one_line(tmp_path):
+def test_what_is_no_file_is_refused_in_one_line(command, tmp_path):
     (tmp_path / "work.py").write_text("x = 1\n", encoding="utf-8")
     for words, part in (
         (["check", "nothing.py"], "does not exist"),
@@ -237,7 +245,7 @@ def test_what_is_no_file_is_refused_in_one_line(tmp_path):
         (["check", "work.py", "--solution", "work.py"], "NAME"),
         (["course", "."], "exists"),
     ):
-        status, out, err = command(*words, cwd=tmp_path)
+        status, out, err = command(*words)
         assert status not in (0, None) and part in err and len(err.strip().splitlines()) == 1, (words, out, err)
 
 
