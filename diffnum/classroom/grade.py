@@ -275,7 +275,7 @@ def points_for(solver: Callable[..., Any], checks: str, most: float) -> float:
     """Points for some checks of a solver, for a test cell: as its last line they are its partial credit.
 
     Each check is worth the same. What they measured is printed; nothing goes to stderr, where nbgrader would take all
-    points for a single line. With :mod:`diffnum.classroom.nbgrader` the checks are made outside of the kernel.
+    points for a single line. With ``diffnum.classroom.nbgrader`` the checks are made outside of the kernel.
 
     Args:
         solver: generator function ``(problem, u, times, **options)``.
