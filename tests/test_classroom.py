@@ -46,7 +46,7 @@ RIGHT = {
     "ddim", "midpoint", "heun", "pseudo", "two_steps", "kutta", "family", "ralston", "by_numpy", "ancestral",
     "maruyama",
     "symplectic", "adaptive", "two_thirds", "taylor_free", "precomputed", "by_score", "adams_four", "configurable",
-    "corrected", "recursive", "delegating", "churned",
+    "corrected", "recursive", "by_derivative", "delegating", "churned",
 }  # fmt: skip
 
 # Right solvers and wrong ones that are quickly judged; the rest is the trial.

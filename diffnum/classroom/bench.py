@@ -86,18 +86,24 @@ class Solver:
             x, *rest = tensors
             if head["ask"] == "noise":
                 return {}, [noise(x)]
-            asked += 1
-            problem.count()
+            how = head["how"]
+            if not how:
+                asked += 1
+                problem.count()
+                levels.append(head["sigma"])
             if asked > 5000 + 500 * n:
-                raise Ended(
-                    f"it asked for more than {asked - 1} evaluations in {plural(n, 'step')} and did not come to an end"
-                )
+                raise Ended(f"it asked for {asked} evaluations in {plural(n, 'step')} and did not come to an end")
             denoiser: Any = problem.denoiser
             what = {"clean": denoiser, "eps": denoiser.eps, "posterior": getattr(denoiser, "posterior", None)}
             call = what.get(head["ask"]) or denoiser.posterior_eps
-            levels.append(head["sigma"])
+            along = rest.pop(0) if how else x
+            sigma = rest[0] if rest else head["sigma"]
             try:
-                return {}, [call(x, rest[0] if rest else head["sigma"])]
+                if how == "jvp":
+                    return {}, [torch.func.jvp(lambda x: call(x, sigma), (x,), (along,))[1]]
+                if how == "vjp":
+                    return {}, [torch.func.vjp(lambda x: call(x, sigma), x)[1](along)[0]]
+                return {}, [call(x, sigma)]
             except Exception as error:
                 return {"error": str(error), "type": type(error).__name__}, [x]
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from diffnum.classroom.find import is_generator, near_misses, solvers_in
 from diffnum.classroom.messages import Message
+from diffnum.classroom.oracle import Oracle
 from diffnum.measure.convergence import claimed_order
 from diffnum.measure.work import evaluations
 from diffnum.problem import Problem
@@ -53,53 +53,6 @@ def make_process(spec: dict[str, Any]) -> Any:
 def _made(described: str) -> Any:
     spec = json.loads(described)
     return MAKERS[spec["name"]](**{k: v for k, v in spec.items() if k != "name"})
-
-
-class Oracle:
-    """A denoiser without data: it asks the grader."""
-
-    def __init__(self, ask: Ask, shape: tuple[int, ...], watch: Counter[str] | None = None) -> None:
-        self.shape = shape
-        self._ask, self._watch = ask, watch
-
-    def _question(self, what: str, x: Tensor, sigma: Tensor | float) -> Tensor:
-        if self._watch is not None:
-            self._watch[library_part()] += 1
-        if x.requires_grad or unpack_dual(x).tangent is not None:
-            raise RuntimeError("evaluations are answered from outside, so no derivative of them is known here")
-        tensors = [x, sigma] if isinstance(sigma, Tensor) else [x]
-        head, (y,) = self._ask({"ask": what, "sigma": None if isinstance(sigma, Tensor) else float(sigma)}, *tensors)
-        if "error" in head:
-            raise {"TypeError": TypeError, "ValueError": ValueError}.get(head["type"], RuntimeError)(head["error"])
-        return y.to(x.device, x.dtype)
-
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The clean prediction."""
-        return self._question("clean", x, sigma)
-
-    def eps(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The noise prediction."""
-        return self._question("eps", x, sigma)
-
-    def posterior(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """The clean prediction from noise of another level at every frequency."""
-        return self._question("posterior", y, sigma)
-
-    def posterior_eps(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """The noise prediction from such noise."""
-        return self._question("posterior_eps", y, sigma)
-
-
-def library_part() -> str:
-    """Which of the library's own solvers or instruments is asking, if one is: the outermost one on the stack."""
-    frame, found = sys._getframe(3), ""
-    while frame is not None and frame.f_globals.get("__name__") != __name__:
-        home = frame.f_globals.get("__name__", "")
-        generator = frame.f_code.co_flags & inspect.CO_GENERATOR
-        if home.startswith("diffnum.measure.") or (home.startswith("diffnum.solvers.") and generator):
-            found = frame.f_code.co_name.lstrip("_")
-        frame = frame.f_back  # type: ignore[assignment]
-    return found
 
 
 class Session:
@@ -337,4 +290,4 @@ def kind_of(value: Any) -> str:
     return {"NoneType": "None", "generator": "a generator"}.get(type(value).__name__, f"a {type(value).__name__}")
 
 
-__all__ = ["Oracle", "Session", "make_process", "order_claim"]
+__all__ = ["Session", "make_process", "order_claim"]

@@ -326,6 +326,21 @@ def delegating(problem, u, times):
     yield from _walk(problem, u, grid)
 
 
+# a Taylor method: the second derivative along the path, from the derivative of the noise
+@dn.method(order=2, nfe=lambda n: 3 * n, paper=PAPER, exact_for="a point mass", reaches_zero=lambda n: False)
+def by_derivative(problem, u, times):
+    process = problem.process
+    for t, s in pairwise(times):
+        (alpha, _), h = process.levels(t), 1e-4 * (process.rho(s) - process.rho(t))
+        e = problem.eps(u, t)
+        _, along = torch.func.jvp(lambda x: problem.eps(x, t), (u,), (alpha * e,))  # noqa: B023
+        moved = process.time_of_rho(process.rho(t) + h)
+        in_time = (problem.eps(process.alpha(moved) / alpha * u, moved) - e) / h
+        bar = e + (process.rho(s) - process.rho(t)) / 2 * (along + in_time)
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
 # stochastic, no correlation between first and second half of a step: churn, then DDIM
 @dn.method(weak_order=1, nfe=lambda n: n, paper=PAPER, kind="sde")
 def churned(problem, u, times, noise, eta=0.7):
