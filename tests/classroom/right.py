@@ -327,13 +327,13 @@ def delegating(problem, u, times):
 
 
 # a Taylor method: the second derivative along the path, from the derivative of the noise
-@dn.method(order=2, nfe=lambda n: 3 * n, paper=PAPER, exact_for="a point mass", reaches_zero=lambda n: False)
+@dn.method(order=2, nfe=lambda n: 3 * n, paper=PAPER, reaches_zero=lambda n: False)
 def by_derivative(problem, u, times):
     process = problem.process
     for t, s in pairwise(times):
         (alpha, _), h = process.levels(t), 1e-4 * (process.rho(s) - process.rho(t))
         e = problem.eps(u, t)
-        _, along = torch.func.jvp(lambda x: problem.eps(x, t), (u,), (alpha * e,))  # noqa: B023
+        _, along = torch.func.jvp(lambda x: problem.eps(x, t), (u,), (alpha * e,))
         moved = process.time_of_rho(process.rho(t) + h)
         in_time = (problem.eps(process.alpha(moved) / alpha * u, moved) - e) / h
         bar = e + (process.rho(s) - process.rho(t)) / 2 * (along + in_time)
