@@ -164,7 +164,7 @@ def test_every_key_of_the_report_is_documented(report):
     found = json.loads(dumps(report))
     keys = set(found) | set(found["solvers"][0]) | set(found["solvers"][0]["checks"][0])
     keys |= set(found["solvers"][0]["convergence"][0])
-    assert not [key for key in keys if not re.search(rf"`(solvers\[\])?[^`]*\b{key}`", said)]
+    assert not [key for key in keys if not re.search(rf"`[^`]*\b{key}\b[^`]*`", said)]
 
 
 def test_the_formats_of_two_autograders(report):
@@ -181,7 +181,7 @@ def test_the_formats_of_two_autograders(report):
 def test_the_page_stands_alone_and_shows_plots(report):
     text = html(report, "https://example.org/book/")
     assert "<svg" in text and "https://example.org/book/book/order.html#order-theory" in text
-    assert not re.search(r'(src|href)="(?!https://example\.org)', text), "it loads something from elsewhere"
+    assert not re.search(r'(src|href)="(?!#|https://example\.org)', text), "it loads something from elsewhere"
 
 
 def test_every_check_leads_to_a_section_of_the_book():
@@ -217,6 +217,11 @@ def command(tmp_path, monkeypatch):
     return run
 
 
+def table_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
 def test_a_class_is_graded_and_goes_on_where_it_was_stopped(command, tmp_path):
     folder = tmp_path / "submissions"
     for student, text in (("ada", HARMFUL["is a stub"][0]), ("bob", HARMFUL["syntax"][0])):
@@ -224,7 +229,7 @@ def test_a_class_is_graded_and_goes_on_where_it_was_stopped(command, tmp_path):
         (folder / student / "work.py").write_text(text, encoding="utf-8")
     status, out, err = command("check", "submissions", "--out", "table.csv")
     assert status == 1 and "0 of 2 files passed" in out, out + err
-    rows = list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8")))
+    rows = table_of(tmp_path / "table.csv")
     assert [row["file"] for row in rows] == ["ada/work.py", "bob/work.py"]
     assert "stub" in rows[0]["reason"] and "SyntaxError" in rows[1]["reason"]
     assert "bob/work.py" in (tmp_path / "table.html").read_text(encoding="utf-8")
@@ -232,7 +237,7 @@ def test_a_class_is_graded_and_goes_on_where_it_was_stopped(command, tmp_path):
     (tmp_path / "table.jsonl").write_text(lines[0] + "\n" + lines[1][:40], encoding="utf-8")  # killed while it wrote
     _, out, err = command("check", "submissions", "--out", "table.csv")
     assert err.count("work.py") == 1, "only the file that was not finished is graded again"
-    assert list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8"))) == rows
+    assert table_of(tmp_path / "table.csv") == rows
 
 
 def test_what_is_no_file_is_refused_in_one_line(command, tmp_path):
@@ -388,8 +393,7 @@ def test_nbgrader_grades_all_ten_without_a_head(made):
         nbgrader("generate_feedback", name)
         assert (made / "feedback" / "ada" / name / f"{name}.html").exists()
     nbgrader("export")
-    rows = list(csv.DictReader((made / "grades.csv").open(encoding="utf-8")))
-    for row in rows:
+    for row in table_of(made / "grades.csv"):
         parts = assignments.parts((made / "solutions" / f"{row['assignment']}.py").read_text(encoding="utf-8"))
         by_machine = sum(part.points for part in parts if part.test)
         if row["student_id"] == "ada":
