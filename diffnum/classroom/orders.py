@@ -14,7 +14,6 @@ from diffnum.solvers import registry
 
 LADDER = (80, 160, 320)  # the tail that is judged; it goes on to FINEST where slopes have not settled
 FINEST = 1280
-ROUGH = {"s_pndm": 1, "f_pndm": 1, "plms": 1, "fon": 1}  # orders of equal-step weights on steps that alternate
 
 
 def subject(b: Bench, process: str = "") -> Problem:
@@ -165,8 +164,9 @@ def rough(b: Bench) -> str:
     if p is None:
         return f"{lengths} {seen} observed, on smooth grids {smooth.order:.2f}; nothing is claimed"
     same = f"; its states are those of the library's {twin}" if twin else ""
-    if twin in ROUGH and p == smooth.claim and (b.model is None or b.model is registry[twin]):
-        p = min(p, ROUGH[twin])  # a plain number claims what the method claims that it is
+    if twin and p == smooth.claim and (b.model is None or b.model is registry[twin]):
+        known: Any = registry[twin]
+        p = min(p, known.order(grid="rough", process=b.problem().process))  # a number claims what the method claims
     if not all(holds(result, p) for result in results):
         raise Fault(
             f"{lengths} order {p} is claimed and {seen} observed, on smooth grids {smooth.order:.2f}: "
