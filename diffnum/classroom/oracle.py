@@ -77,7 +77,7 @@ class _Question(torch.autograd.Function):
         return ctx.oracle.question(ctx.what, *ctx.saved_tensors, ctx.sigma, "jvp", along)
 
     @staticmethod
-    def backward(ctx: Any, along: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor, None, None, None]:
         return ctx.oracle.question(ctx.what, *ctx.saved_tensors, ctx.sigma, "vjp", along), None, None, None
 
     @staticmethod
