@@ -365,7 +365,7 @@ def test_a_lab_begins_ready_to_be_changed_and_ends_with_a_turn_of_the_reader(pat
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
     first = next(s for s, cell in zip(sources, cells, strict=True) if cell["cell_type"] == "code")
-    assert "dn.explore()" in first and "pip install" in first, "the first cell says how to run and how to change the lab"
+    assert "dn.explore()" in first and "pip install" in first, "the first cell says how to run and change the lab"
     assert any("## Your turn" in s for s in sources[-3:]), "the last cells are 'Your turn'"
 
 
