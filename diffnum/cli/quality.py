@@ -26,6 +26,7 @@ def quality(
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
     batch: int = typer.Option(50, help="Images per network call; a part of what decides the last bits of an image."),
     half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
+    compile: bool = typer.Option(False, "--compile", help="Compile the network: a minute at first, faster after it."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
     guidance: float = typer.Option(
@@ -78,7 +79,7 @@ def quality(
     options = solver_options(run, option)
     recipe = measuring.recipe(
         solver, steps, process, grid, t_end, options, denoise, network, half, seed, batch, str(where),
-        label=classes(label), guidance=guidance,
+        label=classes(label), guidance=guidance, compile=compile,
     )  # fmt: skip
     other = measuring.result(against) if against is not None else None
     if other is not None and (other["recipe"]["seed"], other["n"]) != (seed, number):

@@ -46,6 +46,7 @@ def sample(
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
     dtype: str = typer.Option("float32", help=f"Precision of the states: {', '.join(DTYPES)}."),
     half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
+    compile: bool = typer.Option(False, "--compile", help="Compile the network: a minute at first, faster after it."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
     guidance: float = typer.Option(
@@ -89,7 +90,7 @@ def sample(
 
         diffnum sample -n 10000 --out drawn
     """
-    into = not out.suffix or out.is_dir()  # a folder
+    into = out.suffix.lower() not in (".png", ".npz") and (not out.suffix or out.is_dir())  # a folder
     batch = (FOLDER_BATCH if into else BATCH) if batch is None else batch
     for name, value in (("-n", number), ("--steps", steps), ("--batch", batch), ("--scale", scale)):
         whole(name, value)
@@ -130,21 +131,9 @@ def sample(
     begun = time.perf_counter()
     if into:
         recipe = quality.recipe(
-            solver,
-            steps,
-            process,
-            grid,
-            t_end,
-            options,
-            denoise,
-            network,
-            half,
-            seed,
-            batch,
-            str(where),
-            labels,
-            guidance,
-        )
+            solver, steps, process, grid, t_end, options, denoise, network, half, seed, batch, str(where), labels,
+            guidance, compile,
+        )  # fmt: skip
         missing = team.told(max(number - shards.drawn(recipe, out), 0))
         with Meter("sampling", missing, "images", 1 / claimed, team=team) as meter:
             quality.draw(recipe, number, out, meter.watch, where, team)
@@ -157,8 +146,8 @@ def sample(
                 raise typer.Exit(1)
         return
 
-    denoiser = named.network(network, process, labels, guidance)
-    problem, mine, nfe = Problem(noising, denoiser.in_bfloat16() if half else denoiser), [], 0
+    denoiser = named.network(network, process, labels, guidance, half, compile)
+    problem, mine, nfe = Problem(noising, denoiser), [], 0
     with Meter("sampling", number, "images", 1 / claimed, team=team) as meter:
         for first in team.share(range(0, number, batch)):
             (solution,) = quality.batches(
@@ -179,7 +168,7 @@ def sample(
             "images": pixels.numpy(), "x": x.numpy(), "seed": seed, "solver": solver, "steps": steps, "nfe": nfe,
             "grid": grid, "times": times.numpy(), "process": process, "denoise": denoise, "options": repr(options),
             "dtype": dtype, "device": str(where), "network": network, "weights_sha256": getattr(denoiser, "sha256", ""),
-            "half": half,
+            "half": half, "compile": compile,
             "diffnum": __version__, "torch": torch.__version__,
         }  # fmt: skip
         guide = quality.guiding(denoiser) or {"guidance": 0.0, "label": None, "guide_sha256": ""}

@@ -89,11 +89,12 @@ def recipe(
     device: str = "cpu",
     label: Any = None,
     guidance: float | None = None,
+    compile: bool = False,
 ) -> dict[str, Any]:
     """Everything that decides the images of a sampler, in plain values, with the checksum of the network.
 
-    Names are those of the command line; ``half`` evaluates the network in bfloat16. ``label`` and ``guidance`` are
-    those of `dn.load`; several labels are taken in turn. A recipe without guidance does not mention it.
+    Names are those of the command line; ``half``, ``compile``, ``label`` and ``guidance`` are those of `dn.load`;
+    several labels are taken in turn. A recipe without guidance, or without ``compile``, does not mention it.
 
     Raises:
         KeyError, ValueError, DiffnumError: an unknown name, a bad grid, network, seed or batch, or no such class.
@@ -108,7 +109,7 @@ def recipe(
         "solver": solver, "options": options or {}, "process": process, "grid": grid, "steps": steps,
         "t_end": float(times[-1]), "denoise": denoise, "network": network,
         "weights_sha256": denoiser.sha256, "half": half, "seed": seed, "batch": batch,
-        "device": torch.device(device).type, **guiding(denoiser),
+        "device": torch.device(device).type, **({"compile": True} if compile else {}), **guiding(denoiser),
     }  # fmt: skip
 
 
@@ -155,8 +156,11 @@ def draw(
         raise ValueError(f"n={n} must be at least 1")
     noising, size = named.process(recipe["process"]), recipe["batch"]
     solver = find(recipe["solver"])
-    denoiser = named.network(recipe["network"], recipe["process"], recipe.get("label"), recipe.get("guidance"))
-    problem = Problem(noising, denoiser.in_bfloat16() if recipe["half"] else denoiser)
+    denoiser = named.network(
+        recipe["network"], recipe["process"], recipe.get("label"), recipe.get("guidance"), recipe["half"],
+        recipe.get("compile", False),
+    )  # fmt: skip
+    problem = Problem(noising, denoiser)
     times = named.grid(recipe["grid"])(noising, recipe["steps"], t_end=recipe["t_end"])
     missing = team.told(shards.prepare(recipe, n, folder) if team.first else [])
     if not shards.home(recipe, folder).is_dir():
