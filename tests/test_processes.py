@@ -115,7 +115,7 @@ def some_images(runs, out, count):
 
 
 def test_killed_and_resized_runs_end_in_the_same_images(tmp_path, alone):
-    """One of three is killed: the others end within seconds, with one line. Then all are; then two, and one, go on."""
+    """One of three is killed: the others end within seconds, and say so. Then all are; then two, and one, go on."""
     out, chance = tmp_path / "out", np.random.default_rng(int(time.time()))
     runs = launched([*PLAN, "--out", out], 3)
     some_images(runs, out, 3)
@@ -124,7 +124,8 @@ def test_killed_and_resized_runs_end_in_the_same_images(tmp_path, alone):
     runs[victim].send_signal(signal.SIGKILL)
     statuses, lines, _ = ended(runs)
     assert all(statuses), (victim, statuses)
-    assert len(lines) == 1 and "start the same command again" in lines[0], (victim, lines)
+    # without torchrun the store is in the first process: where that ends before the last one listens, both speak
+    assert 1 <= len(lines) <= 2 and all("start the same command again" in line for line in lines), (victim, lines)
 
     runs = launched([*PLAN, "--out", out], 2)
     some_images(runs, out, len(list(out.glob("*/*.npz"))) + 2)
