@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from diffnum import derive, grids, noise, solvers
+    from diffnum import derive, grids, interop, noise, solvers
     from diffnum.denoisers import (
         Empirical,
         Gaussian,
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
         load,
         targets,
     )
-    from diffnum.errors import DiffnumError
+    from diffnum.errors import DiffnumError, StabilityWarning
     from diffnum.exploring import explore
     from diffnum.images import data
+    from diffnum.interop import DiffnumScheduler, from_diffusers, from_edm
     from diffnum.measure import analysis, checks, plots
     from diffnum.problem import Problem
     from diffnum.processes import CLD, PSLD, VE, VP, Blurring
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("derive", "grids", "noise", "solvers")
+_MODULES = ("derive", "grids", "interop", "noise", "solvers")
 # Where the modules of version 0.1 stand now. `dn.analysis` and its like are public; the old paths to import from,
 # such as `diffnum.train`, work until version 0.3.
 _MOVED = {
@@ -56,8 +57,9 @@ _NAMES = {
     "denoisers": (
         "Empirical", "Gaussian", "GaussianMixture", "Guided", "Network", "PointMass", "from_prediction", "load",
     ),
-    "errors": ("DiffnumError",),
+    "errors": ("DiffnumError", "StabilityWarning"),
     "exploring": ("explore",),
+    "interop": ("DiffnumScheduler", "from_diffusers", "from_edm"),
     "problem": ("Problem",),
     "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
     "runner": ("Solution", "method"),
@@ -66,9 +68,10 @@ _NAMES = {
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "Empirical", "Gaussian", "GaussianMixture", "Guided",
-    "Network", "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive", "explore", "from_prediction",
-    "grids", "load", "method", "noise", "plots", "solve", "solvers", "targets",
+    "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "DiffnumScheduler", "Empirical", "Gaussian",
+    "GaussianMixture", "Guided", "Network", "PointMass", "Problem", "Solution", "StabilityWarning", "analysis",
+    "checks", "data", "derive", "explore", "from_diffusers", "from_edm", "from_prediction", "grids", "interop", "load",
+    "method", "noise", "plots", "solve", "solvers", "targets",
 ]  # fmt: skip
 
 

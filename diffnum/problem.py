@@ -48,11 +48,15 @@ class Problem(Frozen):
         self._clean, self._noise = process.calls(denoiser)
         self.process = process
         self.denoiser = denoiser
+        self._each: int = getattr(denoiser, "evaluations", 1)
         self._counts = [_Count()]
 
     @property
     def nfe(self) -> int:
-        """Network evaluations so far: every call of ``eps``, ``x0``, ``score`` or ``velocity`` is one."""
+        """Network evaluations so far: every call of ``eps``, ``x0``, ``score`` or ``velocity`` is one.
+
+        Or as many as the denoiser says that it makes (``evaluations``), two with classifier-free guidance.
+        """
         return self._counts[0].n
 
     def run(self, u: Tensor) -> "Problem":
@@ -86,7 +90,7 @@ class Problem(Frozen):
         """Count one evaluation: fields do so themselves, what asks the denoiser for the problem has to say so."""
         with COUNTING:
             for count in self._counts:
-                count.n += 1
+                count.n += self._each
 
     def _evaluate(self, function: Callable[..., Tensor], x: Tensor, level: Any) -> Tensor:
         """One evaluation, counted. What comes back is checked the first time in a run."""

@@ -18,6 +18,7 @@ from diffnum.derive.gddim import D1, D2, W0, Gamma, M, b, e, h, nu, q, r
 from diffnum.derive.pndm import E1, E2, E3, E4
 from diffnum.derive.reversing import lam
 from diffnum.measure.checks import ROUNDED
+from diffnum.solvers.exponential_adams import table
 
 Q = sp.Rational
 PHASE_SPACE = {"cld": dn.CLD(), "psld": dn.PSLD(), "damped": dn.PSLD((2.0, 9.0), 0.7, 3.0, eps=1e-4)}
@@ -213,7 +214,7 @@ def test_dpmpp_2m_weights_are_the_librarys():
     process, times = dn.VP(), (0.8, 0.5, 0.35)
     lambdas = [process.log_snr(t) / 2 for t in times]
     steps = {h: lambdas[2] - lambdas[1], r: (lambdas[1] - lambdas[0]) / (lambdas[2] - lambdas[1])}
-    _, new, old = solvers.baselines.grid_weights(process, times)[1]
+    _, new, old = table(process, times, 2, "log_snr", "data", rule="bh2")[1]
     for weight, derived in zip((new, old), gddim.dpmpp_2m_weights(), strict=True):
         assert math.isclose(weight, process.alpha(times[2]) * float(derived.subs(steps)), rel_tol=10 * ROUNDED)
 

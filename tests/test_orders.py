@@ -9,7 +9,7 @@ import diffnum as dn
 from diffnum import checks, grids
 from diffnum.coefficients import adams_bashforth, combine
 from diffnum.denoisers.targets import thin
-from diffnum.measure.analysis import convergence, ladder, standard_problem, weak_convergence
+from diffnum.measure.analysis import convergence, kind_of, ladder, standard_problem, weak_convergence
 from diffnum.measure.standard import RANGES
 from diffnum.solvers import registry, transfer
 
@@ -28,6 +28,11 @@ VARIANTS = [
     ("f_pndm", {"midpoint": "sigma"}),
     ("pndm_variable", {"variable": "t"}),
     *(("pndm_variable", {"order": q}) for q in (1, 2, 3)),
+    ("pndm_variable", {"start": "ramp"}),
+    *(("unipc", {"order": q, "prediction": "noise", "variant": "bh1"}) for q in (1, 2)),
+    ("exponential_adams", {"start": "analytic"}),
+    ("exponential_adams", {"prediction": "data", "variable": "t", "start": "runge_kutta"}),
+    ("exponential_adams", {"order": 2, "variable": "rho", "corrector": True}),
 ]
 
 
@@ -45,6 +50,8 @@ def test_order_is_the_claimed_one(vp, grid, name, options):
     """The one order test: every solver, every kind of grid, one rule for the range, the claim from the registry."""
     if name == "pndm_variable" and options.get("variable") == "t" and grid in ("uniform", "sigma"):
         pytest.skip("4 is approached so slowly that it stands at 3.7 with 2560 steps: test_slow_approach measures it")
+    if name == "dpmpp_3m" and grid == "uniform":
+        pytest.skip("what the first step leaves is so small that 640 steps show 2.6: test_slow_start measures it")
     checks.measure(vp.problem, name, vp.u, grid, **options)
 
 
@@ -67,12 +74,24 @@ def test_every_stochastic_solver_is_measured():
 
 
 @pytest.mark.parametrize(("name", "options"), SDE, ids=name_of)
-@pytest.mark.parametrize("process", [dn.VP(), dn.VE()], ids=["vp", "ve"])
-def test_weak_order_is_the_claimed_one(process, name, options):
+@pytest.mark.parametrize(
+    ("process", "grid"), [(dn.VP(), "log_snr"), (dn.VE(), "log_snr"), (dn.VP(), "rough")], ids=["vp", "ve", "rough"]
+)
+def test_weak_order_is_the_claimed_one(process, grid, name, options):
     """Mean and covariance on Gaussian data, exactly: no Monte Carlo."""
     problem = dn.Problem(process, dn.Gaussian([0.5], [0.25]))
-    result = weak_convergence(problem, name, *standard_problem("log_snr", process)[2:], **options)
+    result = weak_convergence(problem, name, *standard_problem(grid, process)[2:], **options)
     checks.assert_order(result, within=0.1)
+
+
+def test_weights_of_equal_steps_lose_an_order_on_a_rough_grid():
+    """These and no others: what all registered solvers show on a rough grid is measured above."""
+    lost = {name for name in ODE if registry[name].order(grid="rough") < registry[name].order(grid="log_snr")}
+    assert lost == {"fon", "s_pndm", "f_pndm", "plms", "ipndm"}
+    times = grids.alternating(dn.VP(), 6)
+    assert kind_of(times, dn.VP()) == "rough" and kind_of(grids.karras(dn.VP(), 6), dn.VP()) == "log_snr"
+    steps = dn.VP().log_snr(times).diff()
+    assert (steps[1::2] / steps[::2]).tolist() == pytest.approx([3.0] * 3, rel=1e-9)
 
 
 def test_slow_approach(vp):
@@ -81,6 +100,13 @@ def test_slow_approach(vp):
         vp.problem, "pndm_variable", vp.u, ladder(grids.uniform, vp.process, t_end=1e-2), steps, variable="t"
     )
     assert result.slopes[0] < result.slopes[1] == pytest.approx(3.71, abs=0.02)
+
+
+def test_slow_start(vp):
+    """The ramp's first step caps dpmpp_3m at 2 from rho = 3; on a uniform grid that step is short, and shows late."""
+    result = convergence(vp.problem, "dpmpp_3m", vp.u, rungs(vp.process, "uniform"), (640, 2560, 5120))
+    assert result.claim == 2
+    checks.assert_order(result, within=0.15)
 
 
 @pytest.mark.parametrize("options", [{}, {"midpoint": "sigma"}], ids=name_of)
@@ -140,6 +166,7 @@ def test_evaluations_of_the_contract():
     assert claims == {
         "euler": n, "heun": 2 * n, "rk4": 4 * n, "ab2": n + 3, "ab4": n + 9, "fon": n + 9, "ddim": n, "prk": 4 * n,
         "s_pndm": n + 1, "f_pndm": n + 9, "plms": n + 1, "pndm_variable": n + 9,
+        "exponential_adams": n, "deis": n, "lms": n, "dpmpp_3m": n, "unipc": n, "ipndm": n,
         "dpmpp_2m": n, "edm_heun": 2 * n, "gddim": n, "gddim_sde": n, "er_sde": n, "euler_maruyama": n,
         "ancestral": n, "sscs": n, "conjugate": n, "conjugate_symplectic_euler": n,
         "conjugate_velocity_verlet": 2 * n, "symplectic_euler": 2 * n, "reduced_symplectic_euler": n,

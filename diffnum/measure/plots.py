@@ -42,6 +42,8 @@ STYLE: dict[str, dict[str, str]] = {
         ("prk", 3, "^", "-"), ("pndm_variable", 2, "*", "-"),
         ("euler", 6, "x", ":"), ("heun", 5, "v", ":"), ("rk4", 3, "<", ":"), ("ab2", 0, ">", ":"),
         ("ab4", 2, "h", ":"), ("fon", 0, "p", "-."), ("dpmpp_2m", 0, "X", "-"), ("edm_heun", 3, "d", "-."),
+        ("exponential_adams", 2, "o", "-"), ("deis", 5, "*", "-"), ("lms", 4, "^", "-"), ("dpmpp_3m", 0, "P", "-."),
+        ("unipc", 3, "X", "-"), ("ipndm", 4, "o", "-."),
         ("gddim", 1, "o", "-"), ("gddim_sde", 1, "s", ":"), ("euler_maruyama", 6, "D", "-."),
         ("ancestral", 5, "^", "-."), ("er_sde", 2, "P", "-"), ("conjugate", 3, "*", "-."),
         ("conjugate_symplectic_euler", 3, "v", ":"), ("conjugate_velocity_verlet", 3, "<", "-"),

@@ -186,12 +186,12 @@ def _order(
     quadrature: str = "gauss",
     derivative: str = "corrected",
     clip_variance: bool = False,
-    start: float | None = None,
+    first: float | None = None,
 ) -> int:
     """Order of the ODE, weak order of the SDEs: the published quadrature caps both at 1, the first steps at 2."""
     if quadrature == "riemann100":
         return 1
-    still = start is None or process is None or start > 0.999 * process.t_max
+    still = first is None or process is None or first > 0.999 * process.t_max
     return order if _is_ode(phi) and derivative == "corrected" and still else min(order, 2)
 
 

@@ -9,7 +9,8 @@ r"""PNDM: pseudo numerical methods (Liu et al. 2022, arXiv:2202.09778).
 A pseudo method is the gradient part of a classical one followed by the transfer map. In the rescaled variables
 :math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha` the ODE reads :math:`dy/d\rho = \epsilon` and the transfer is a
 straight line: each method below *is* a classical method for that equation, but with the weights of uniform steps on
-nodes :math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 on every grid not uniform in rho.
+nodes :math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 on every smooth grid not uniform in rho,
+and at 1 on rough ones, where neighbouring steps stay unequal however many there are.
 """
 
 from collections.abc import Iterator
@@ -38,14 +39,19 @@ def middle(process: Any, t: float, s: float, midpoint: str) -> float:
 
 
 @lru_cache(maxsize=64)
-def grid_weights(process: Any, times: tuple[float, ...], order: int, variable: str) -> list[tuple[float, ...]]:
-    """Weights of every step of a grid for :func:`pndm_variable`, newest first; none for the steps of the start."""
+def grid_weights(
+    process: Any, times: tuple[float, ...], order: int, variable: str, ramp: bool = False
+) -> list[tuple[float, ...]]:
+    """Weights of every step of a grid for :func:`pndm_variable`, newest first.
+
+    The first steps have the weights of a ``ramp``, or none, for a start of another kind.
+    """
     ratios = [sigma / alpha for alpha, sigma in map(process.levels, times)]
     nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
     kinks = process.rho(process.knots).tolist() if theta and process.unit else ()
     return [
-        adams_weights(nodes[i - order + 1 : i + 1][::-1], ratios[i], ratios[i + 1], theta, kinks)
-        if i >= order - 1
+        adams_weights(nodes[max(i - order + 1, 0) : i + 1][::-1], ratios[i], ratios[i + 1], theta, kinks)
+        if ramp or i >= order - 1
         else ()
         for i in range(len(times) - 1)
     ]
@@ -82,7 +88,7 @@ def prk(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") ->
 
 
 @method(
-    order=2,
+    order=lambda grid="log_snr", process=None: 1 if grid == "rough" else 2,
     nfe=lambda n: n + 1,
     paper=f"{PAPER}, section 3.3",
     exact_for="a point mass",
@@ -94,7 +100,8 @@ def s_pndm(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
     .. math:: \bar e_i = \tfrac12 (3 e_i - e_{i-1}), \qquad x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
 
-    The first step is pseudo improved Euler. Order 2; n + 1 evaluations. State ``(batch, *event)``.
+    The first step is pseudo improved Euler. Order 2 on smooth grids, where the ratio of neighbouring steps goes to 1,
+    and 1 on rough ones; n + 1 evaluations. State ``(batch, *event)``.
     """
     move, weights, old = partial(transfer, problem), adams_bashforth(2), None
     for t, s in pairwise(times):
@@ -107,7 +114,13 @@ def s_pndm(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 @method(
     order=lambda grid="log_snr", process=None, midpoint="t": (
-        2 if not _in_rho(grid, process, "uniform") else 4 if _in_rho(midpoint, process, "t") else 3
+        1
+        if grid == "rough"
+        else 2
+        if not _in_rho(grid, process, "uniform")
+        else 4
+        if _in_rho(midpoint, process, "t")
+        else 3
     ),
     nfe=lambda n, midpoint="t": n + 3 * min(n, 3),
     paper=f"{PAPER}, section 3.3 and equation 12",
@@ -122,8 +135,9 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
     .. math:: \bar e_i = \tfrac1{24} (55 e_i - 59 e_{i-1} + 37 e_{i-2} - 9 e_{i-3}), \qquad
               x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
 
-    The first three steps are pseudo Runge-Kutta. Order 2 on any grid that is not uniform in :math:`\rho`: the weights
-    average over the steps uniformly, the exact integral with :math:`\rho'`. On a grid uniform in :math:`\rho` the
+    The first three steps are pseudo Runge-Kutta. Order 2 on smooth grids that are not uniform in
+    :math:`\rho` (1 on rough ones): the weights average over the steps uniformly, the exact integral with
+    :math:`\rho'`. On a grid uniform in :math:`\rho` the
     multistep part is AB4: order 4 with ``midpoint="sigma"``; with the published midpoint the starting steps leave an
     error of order 3, so small from the usual start that 4 is what one sees first. n + 9 evaluations; below four steps
     all are pseudo Runge-Kutta. State ``(batch, *event)``.
@@ -142,7 +156,7 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
 
 
 @method(
-    order=lambda grid="log_snr", process=None: 3 if _in_rho(grid, process, "uniform") else 2,
+    order=lambda grid="log_snr", process=None: 1 if grid == "rough" else 3 if _in_rho(grid, process, "uniform") else 2,
     nfe=lambda n: n + 1,
     paper=f"{PAPER}, equation 12; ramp start as in Stable Diffusion's PLMS",
     exact_for="a point mass",
@@ -152,8 +166,9 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
 def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""PLMS: F-PNDM's multistep formula with a ramp instead of the Runge-Kutta start.
 
-    Pseudo improved Euler, then Adams-Bashforth weights of order 2, 3 and 4. Order 2, or 3 on a grid uniform in
-    sigma/alpha, where only the start is not of order 4; n + 1 evaluations, eight fewer than F-PNDM.
+    Pseudo improved Euler, then Adams-Bashforth weights of order 2, 3 and 4. Order 2 on smooth grids and 1 on rough
+    ones, or 3 on a grid uniform in sigma/alpha, where only the start is not of order 4; n + 1 evaluations, eight fewer
+    than F-PNDM.
     """
     move, past = partial(transfer, problem), []
     for t, s in pairwise(times):
@@ -169,16 +184,62 @@ def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=lambda grid="log_snr", process=None, order=4, variable="sigma": order,
-    nfe=lambda n, order=4, variable="sigma": n + 3 * min(n, order - 1),
+    order=lambda grid="log_snr", process=None, order=4: 1 if grid == "rough" else 2,
+    nfe=lambda n, order=4: n,
+    paper="Zhang and Chen 2023, arXiv:2204.13902, section 3.3 (iPNDM), after Liu et al. 2022, arXiv:2202.09778",
+    exact_for="a point mass",
+    values={"order": (4, 3, 2)},
+    register=True,
+)
+def ipndm(problem: Problem, u: Tensor, times: list[float], order: int = 4) -> Iterator[Tensor]:
+    r"""iPNDM: F-PNDM's multistep formula with a ramp that starts with DDIM, at no cost.
+
+    Adams-Bashforth weights of order 1, 2, ..., q for uniform steps, on the transfer map. Order 2 on smooth
+    grids, like all uniform weights where steps are not uniform in sigma/alpha (there the first step caps it at 2), and
+    1 on rough ones; n evaluations, one fewer than :func:`plms`.
+
+    Args:
+        order: q, from 2 to 4.
+    """
+    past = []
+    for t, s in pairwise(times):
+        past = [problem.eps(u, t), *past[: order - 1]]
+        u = transfer(problem, u, combine(adams_bashforth(len(past)), past), t, s)
+        yield u
+
+
+def _variable_order(
+    grid: str = "log_snr",
+    process: Any = None,
+    order: int = 4,
+    variable: str = "sigma",
+    start: str = "runge_kutta",
+    first: float | None = None,
+) -> int:
+    """The ramp caps the order at 2 unless the noise stands still at the start; see `gddim`."""
+    still = first is None or process is None or first > 0.999 * process.t_max
+    calm = grid == "log_snr" or getattr(process, "calm_start", True)
+    return order if start == "runge_kutta" or (still and calm) else min(order, 2)
+
+
+@method(
+    order=_variable_order,
+    nfe=lambda n, order=4, variable="sigma", start="runge_kutta": (
+        n + (3 * min(n, order - 1) if start == "runge_kutta" else 0)
+    ),
     paper=f"{PAPER}, repaired; variable='t' is tAB of Zhang and Chen 2023, arXiv:2204.13902",
     exact_for="a point mass",
-    reaches_zero=lambda n, order=4, variable="sigma": n >= order,
-    values={"order": (4, 3, 2, 1), "variable": ("sigma", "t")},
+    reaches_zero=lambda n, order=4, variable="sigma", start="runge_kutta": start == "ramp" or n >= order,
+    values={"order": (4, 3, 2, 1), "variable": ("sigma", "t"), "start": ("runge_kutta", "ramp")},
     register=True,
 )
 def pndm_variable(
-    problem: Problem, u: Tensor, times: list[float], order: int = 4, variable: str = "sigma"
+    problem: Problem,
+    u: Tensor,
+    times: list[float],
+    order: int = 4,
+    variable: str = "sigma",
+    start: str = "runge_kutta",
 ) -> Iterator[Tensor]:
     r"""PNDM with the weights of the actual nodes, which restores the order of its Adams-Bashforth formula.
 
@@ -187,17 +248,19 @@ def pndm_variable(
               x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
 
     with Lagrange polynomials in :math:`\rho` or in t. Started with Runge-Kutta steps whose stages stand in the middle
-    of :math:`\rho`. Order q; n + 3 (q - 1) evaluations. State ``(batch, *event)``.
+    of :math:`\rho`, order q and n + 3 (q - 1) evaluations; or with the ramp of :func:`ipndm`, n evaluations and order q
+    as far as the noise stands still at the start. State ``(batch, *event)``.
 
     Args:
         order: q, from 1 to 4.
         variable: "sigma" interpolates in sigma/alpha (variable-step Adams-Bashforth for dy/drho), "t" in time.
+        start: "runge_kutta", or "ramp": fewer nodes in the first steps.
 
     Raises:
-        ValueError: an order or variable outside these.
+        ValueError: an option outside these.
     """
     process, move, past = problem.process, partial(transfer, problem), []
-    weights = grid_weights(process, tuple(times), order, variable)
+    weights = grid_weights(process, tuple(times), order, variable, start == "ramp")
     for (t, s), w in zip(pairwise(times), weights, strict=True):
         e = problem.eps(u, t)
         past = [e, *past]
