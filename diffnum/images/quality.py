@@ -272,7 +272,7 @@ def result(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         found = json.loads(blob)
         wanted = [*signature(recipe).parameters, "weights_sha256"]
-        wanted = [key for key in wanted if key not in ("label", "guidance")]  # only where there is any
+        wanted = [key for key in wanted if key not in ("label", "guidance", "compile")]  # only where used
         missing = [key for key in wanted if key not in found["recipe"]]
         missing += [key for key in ("n", "nfe") if key not in found]
     except (ValueError, KeyError, TypeError, RecursionError):  # no JSON, or of another shape
