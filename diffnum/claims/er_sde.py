@@ -1,4 +1,7 @@
-"""What ER-SDE-Solvers says: Cui, Zhang, Lu and Liao 2023, arXiv:2309.06169."""
+"""What ER-SDE-Solvers says: Cui, Zhang, Lu and Liao 2023, arXiv:2309.06169.
+
+The version of WACV 2025 is by Cui, Zhang, Bao and Liao; "arbitrarily high order" is in the abstract of arXiv.
+"""
 
 from functools import lru_cache
 from itertools import pairwise
@@ -270,7 +273,7 @@ def repaired_from_every_start() -> Verdict:
 
 @claim(
     "Approximations of arbitrarily high order",
-    where="abstract of version 1",
+    where="abstract of the arXiv version",
     kind="headline",
     page="er-sde-theory",
     derived="diffnum.derive.er_sde.lag_moments",
