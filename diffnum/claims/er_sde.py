@@ -359,6 +359,19 @@ def fei_ranks() -> Verdict:
     )
 
 
+class Biased(dn.Gaussian):
+    """The denoiser of N(0, 1/4), plus 0.05 for levels in a range."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__([0.0], [0.25])
+        self.__dict__["range"] = (low, high)
+
+    def __call__(self, x, sigma):
+        """The clean prediction, wrong in the range."""
+        low, high = self.__dict__["range"]
+        return super().__call__(x, sigma) + 0.05 * (low < float(sigma) < high)
+
+
 @claim(
     "SDEs correct errors of earlier steps",
     where="section 3.4",
@@ -367,21 +380,10 @@ def fei_ranks() -> Verdict:
     derived="diffnum.derive.er_sde.mean_map_residual",
 )
 def sdes_correct_errors() -> Verdict:
-    class Wrong(dn.Gaussian):
-        """The denoiser of N(0, 1/4), plus 0.05 for levels in a range."""
-
-        def __init__(self, low, high):
-            super().__init__([0.0], [0.25])
-            self.__dict__["range"] = (low, high)
-
-        def __call__(self, x, sigma):
-            low, high = self.__dict__["range"]
-            return super().__call__(x, sigma) + 0.05 * (low < float(sigma) < high)
-
     process, left = dn.VE(), {}
     for name, (low, high) in {"above 1": (1, 100), "0.1 to 1": (0.1, 1)}.items():
         for phi in ("x", "x^2"):
-            exact = dn.Problem(process, Wrong(low, high))
+            exact = dn.Problem(process, Biased(low, high))
             left[phi, name] = analysis.law(exact, "er_sde", grids.karras(process, 200), order=1, phi=phi)[0].item()
     healed = {name: left["x^2", name] < left["x", name] for name in ("above 1", "0.1 to 1")}
     saw = "a bias of 0.05 leaves, with x and x^2: " + "; ".join(

@@ -52,7 +52,7 @@ __all__ = [
     "best_lambda", "commutator", "commutator_of_the_rate", "conjugate_local_error", "conjugate_residuals",
     "ddim_residuals", "exponential", "exponential_residuals", "frozen_step_residual", "gddim_residuals",
     "lambda_factors", "lambda_substep_residuals", "lie_error", "local_error", "ornstein_step",
-    "ornstein_step_residuals", "parts", "relaxation_residual", "reverse_residuals", "stationary_residual", "strang_error",
-    "wrong_exponential_defect",
+    "ornstein_step_residuals", "parts", "relaxation_residual", "reverse_residuals", "stationary_residual",
+    "strang_error", "wrong_exponential_defect",
     "wrong_exponential_example",
 ]  # fmt: skip
