@@ -17,8 +17,9 @@ from torch import Tensor
 from diffnum import arguments
 from diffnum.errors import DiffnumError, WrongKind
 from diffnum.grids import check_times
-from diffnum.noise import Noise, Seeded, seed_from
+from diffnum.noise import Noise, Replay, Seeded, seed_from, stream_of
 from diffnum.problem import Problem, given_problem
+from diffnum.stability import look
 
 Solver = Callable[..., Iterator[Tensor]]
 
@@ -84,6 +85,8 @@ def method(
         name = function.__name__
         options = list(inspect.signature(function).parameters)[3:]
         allowed, draws = values or {}, "noise" in options
+        # one evaluation a step and order 1: nothing is extrapolated. What is tried beforehand has to be ours.
+        extrapolates = register and kind == "ode" and not (order == 1 and nfe is not None and nfe(7) == 7)
 
         @wraps(function)
         def checked(problem: Problem, u: Tensor, times: Any, **given: Any) -> Iterator[Tensor]:
@@ -109,6 +112,8 @@ def method(
                     f"t={grid[-1]:g}, where there is no noise; end the grid above 0 or use ddim for the last step"
                 )
             problem.check(u)
+            if extrapolates:
+                look(problem.process, name, function, grid, given)
             return function(problem, u, grid, **given)
 
         claims = {
@@ -200,8 +205,11 @@ def solve(
         solver: name of a registered solver, or any generator function ``(problem, u, times, **options)``.
         u: start state at ``times[0]``; it is not written to.
         times: strictly decreasing times, from a grid of :mod:`diffnum.grids`.
-        noise: noise source of a stochastic solver; by default seeded from ``generator``, or with seed 0.
-        generator: supplies a seed for the noise.
+        noise: noise source of a stochastic solver. A ``Seeded`` source goes on from run to run, a ``Replay`` starts
+            anew with each. By default a source is made with a seed from ``generator``, or with seed 0: the same run
+            repeated has the same noise. Runs that start at different times have different noise, so a run in pieces
+            has new noise in every piece.
+        generator: supplies a seed for the noise, and goes on.
         denoise: add the papers' last step, from ``times[-1]`` to the predicted clean data, on phase space one Euler
             step of the drift to t = 0; one more evaluation (for blurring there is no such step).
         trajectory: keep every state.
@@ -228,8 +236,11 @@ def solve(
     if denoise and times[-1] == 0:
         raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
     if draws_noise(run):
-        options["noise"] = Seeded(seed_from(generator)) if noise is None else noise
-        getattr(noise, "restart", lambda: None)()
+        if noise is None:
+            noise = Seeded(seed_from(generator), stream=stream_of(times[0].item(), problem.process))
+        elif isinstance(noise, Replay):
+            noise.restart()
+        options["noise"] = noise
     elif noise is not None:
         raise TypeError(f"noise was given, but {getattr(run, '__name__', run)} is deterministic; leave it out")
     name = getattr(run, "__name__", repr(run))

@@ -28,6 +28,7 @@ from diffnum import files, grids
 from diffnum.classroom.session import make_process
 from diffnum.denoisers import Gaussian, GaussianMixture, PointMass, targets
 from diffnum.errors import DiffnumError
+from diffnum.grids import alternating
 from diffnum.measure.analysis import convergence, ladder, reference
 from diffnum.measure.checks import assert_order
 from diffnum.noise import Seeded
@@ -46,13 +47,6 @@ FAMILIES = {"isotropic": ("vp", "ve", "cosine", "table"), "phase_space": ("psld"
 GRIDS = ("log_snr", "uniform", "quadratic", "sigma")  # smooth under refinement
 _SPECS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 OTHERS = ("karras", "from_table", "irregular")
-
-
-def alternating(process: Any, steps: int, t_end: float, t_start: float, ratio: float = 3.0) -> Tensor:
-    """Steps in log-SNR whose lengths alternate 1 : ratio, however many there are: never smooth."""
-    lengths = torch.ones(steps, dtype=torch.float64)
-    lengths[1::2] = ratio
-    return _spread(process, lengths, t_end, t_start)
 
 
 def irregular(process: Any, steps: int, t_end: float, t_start: float) -> Tensor:

@@ -119,7 +119,9 @@ def ab4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=lambda grid="log_snr", process=None, published=False: 4 if grid == "uniform" and not published else 2,
+    order=lambda grid="log_snr", process=None, published=False: (
+        1 if grid == "rough" else 4 if grid == "uniform" and not published else 2
+    ),
     nfe=lambda n, published=False: n + 3 * min(n, 3),
     paper=f"{PNDM}, FON in section 4",
     reaches_zero=lambda n, published=False: n > 3,
@@ -131,7 +133,8 @@ def fon(problem: Problem, u: Tensor, times: list[float], published: bool = False
 
     .. math:: u_{i+1} = u_i + \tfrac{h}{24} (55 v_i - 59 v_{i-1} + 37 v_{i-2} - 9 v_{i-3})
 
-    Order 4 on grids uniform in t, 2 on others; n + 9 evaluations. State ``(batch, *event)``.
+    Order 4 on grids uniform in t, 2 on other smooth ones, 1 on rough ones; n + 9 evaluations. State
+    ``(batch, *event)``.
 
     Args:
         published: as in the released code. The slope is a difference quotient over one entry of the noise table
