@@ -162,8 +162,9 @@ def test_evaluations_are_the_claimed_ones(vp, name, options, n):
 
 
 def test_evaluations_of_the_contract():
+    """What chapters and outside checks rely on; a solver that joins later is counted by the test above."""
     n, claims = 40, {name: solver.nfe(40) for name, solver in registry.items()}
-    assert claims == {
+    assert claims.items() >= {
         "euler": n, "heun": 2 * n, "rk4": 4 * n, "ab2": n + 3, "ab4": n + 9, "fon": n + 9, "ddim": n, "prk": 4 * n,
         "s_pndm": n + 1, "f_pndm": n + 9, "plms": n + 1, "pndm_variable": n + 9,
         "exponential_adams": n, "deis": n, "lms": n, "dpmpp_3m": n, "unipc": n, "ipndm": n,
@@ -172,7 +173,7 @@ def test_evaluations_of_the_contract():
         "conjugate_velocity_verlet": 2 * n, "symplectic_euler": 2 * n, "reduced_symplectic_euler": n,
         "velocity_verlet": 3 * n, "reduced_velocity_verlet": 2 * n, "verlet2": 2 * n, "oba": 2 * n, "reduced_oba": n,
         "bao": 2 * n, "reduced_bao": n, "obab": 3 * n, "reduced_obab": 2 * n,
-    }  # fmt: skip
+    }.items()  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -181,6 +182,16 @@ def test_evaluations_of_the_contract():
 @pytest.mark.parametrize("process", [dn.VP(), dn.VP.cosine(), dn.VE()], ids=["linear", "cosine", "ve"])
 def test_exact_for_a_point_mass(process, name):
     checks.assert_exact(process, name, grids.log_snr(process, 1 if name == "ddim" else 20))
+
+
+def test_a_registered_solver_says_what_it_is_exact_for():
+    with pytest.raises(TypeError, match=r"silent does not say .*, or None for nothing"):
+
+        @dn.method(order=1, nfe=lambda n: n, paper="ours", register=True)
+        def silent(problem, u, times):
+            yield u
+
+    assert "silent" not in registry
 
 
 def test_ddim_jumps_to_clean_data_in_one_step():

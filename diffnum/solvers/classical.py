@@ -15,7 +15,7 @@ TEXTBOOK = "Hairer, Norsett, Wanner 1993"
 PNDM = "Liu et al. 2022, arXiv:2202.09778"
 
 
-@method(order=1, nfe=lambda n: n, paper=f"{TEXTBOOK}, I.7", families=EVERY, register=True)
+@method(order=1, nfe=lambda n: n, paper=f"{TEXTBOOK}, I.7", families=EVERY, exact_for=None, register=True)
 def euler(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""Euler's method on the probability-flow ODE.
 
@@ -29,7 +29,13 @@ def euler(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=2, nfe=lambda n: 2 * n, paper=f"{TEXTBOOK}, II.1", reaches_zero=lambda n: False, families=EVERY, register=True
+    order=2,
+    nfe=lambda n: 2 * n,
+    paper=f"{TEXTBOOK}, II.1",
+    reaches_zero=lambda n: False,
+    families=EVERY,
+    exact_for=None,
+    register=True,
 )
 def heun(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""Heun's method (improved Euler) on the probability-flow ODE.
@@ -47,7 +53,13 @@ def heun(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=4, nfe=lambda n: 4 * n, paper=f"{TEXTBOOK}, II.1", reaches_zero=lambda n: False, families=EVERY, register=True
+    order=4,
+    nfe=lambda n: 4 * n,
+    paper=f"{TEXTBOOK}, II.1",
+    reaches_zero=lambda n: False,
+    families=EVERY,
+    exact_for=None,
+    register=True,
 )
 def rk4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""The classical Runge-Kutta method on the probability-flow ODE.
@@ -88,6 +100,7 @@ def _adams(problem: Problem, u: Tensor, times: list[float], order: int) -> Itera
     paper=f"{TEXTBOOK}, III.1 and III.5",
     reaches_zero=lambda n: n > 1,
     families=EVERY,
+    exact_for=None,
     register=True,
 )
 def ab2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -106,6 +119,7 @@ def ab2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     paper=f"{TEXTBOOK}, III.1 and III.5",
     reaches_zero=lambda n: n > 3,
     families=EVERY,
+    exact_for=None,
     register=True,
 )
 def ab4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -126,6 +140,7 @@ def ab4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     paper=f"{PNDM}, FON in section 4",
     reaches_zero=lambda n, published=False: n > 3,
     values={"published": (False, True)},
+    exact_for=None,
     register=True,
 )
 def fon(problem: Problem, u: Tensor, times: list[float], published: bool = False) -> Iterator[Tensor]:
