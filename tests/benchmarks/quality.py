@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from diffnum import named
 from diffnum.files import write
-from diffnum.images import data, features, metrics, quality
+from diffnum.images import data, features, metrics, quality, shards
 from diffnum.measure.analysis import steps_within
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, budget in cells():
         plan, n = recipe(name, budget, given.device, given.batch), given.long if budget > LONG else given.n
         if given.score:
-            n = min(n, quality.drawn(plan, given.folder))
+            n = min(n, shards.drawn(plan, given.folder))
             if n < FEWEST:
                 continue
         begun = time.perf_counter()
