@@ -9,9 +9,8 @@ from diffnum.named import GRIDS
 
 #: TeX's names of the letters that summaries use.
 LETTERS = {
-    **dict(
-        zip(["alpha", "beta", "gamma", "delta", "epsilon", "eta", "kappa", "lambda", "mu", "nu", "phi", "psi", "rho", "sigma", "tau"], "αβγδεηκλμνφψρστ")
-    ),
+    **{"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "kappa": "κ", "lambda": "λ"},
+    **{"mu": "μ", "nu": "ν", "phi": "φ", "psi": "ψ", "rho": "ρ", "sigma": "σ", "tau": "τ"},
     **{"Gamma": "Γ", "Phi": "Φ", "Psi": "Ψ", "Sigma": "Σ", "le": "≤", "ge": "≥", "to": "→"},
 }
 
