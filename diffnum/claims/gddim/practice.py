@@ -32,6 +32,23 @@ def corrector_pays() -> Verdict:
 
 
 @claim(
+    "Old noise predictions are extrapolated by polynomials in t, whatever the process",
+    where="section 4",
+    kind="implicit",
+    page="gddim-stable",
+)
+def extrapolated_in_time() -> Verdict:
+    vp, cosine = dn.VP(), dn.VP.cosine()
+    grown = {
+        "linear": analysis.growth(vp, "pndm_variable", grids.log_snr(vp, 20), variable="t"),
+        "cosine": analysis.growth(cosine, "pndm_variable", grids.log_snr(cosine, 20), variable="t"),
+        "fewer_nodes": analysis.growth(cosine, "gddim", grids.log_snr(cosine, 20), order=4),
+    }
+    saw = f"four nodes, 20 steps in log-SNR from the prior: errors of the noise grow {table(grown, '.0e')} times"
+    return conditional("the schedule is linear", grown["linear"] < 1e4, grown["cosine"] < 1e4, saw, grown)
+
+
+@claim(
     "K = R is better than K = L",
     where="section 5, table 2",
     kind="headline",
@@ -58,10 +75,14 @@ def R_better_than_L() -> Verdict:
     page="gddim-claims",
 )
 def higher_order_better() -> Verdict:
-    errors = {n: [cld_errors((n,), 1e-3, order=q).errors[0] for q in (1, 2, 3, 4)] for n in (20, 50)}
-    saw = "; ".join(f"{n} steps, orders 1 to 4: {', '.join(f'{e:.1e}' for e in row)}" for n, row in errors.items())
-    holds = all(a > b for row in errors.values() for a, b in pairwise(row))
-    return verdict(holds, saw, {f"{n}_{q}": e for n, row in errors.items() for q, e in enumerate(row, 1)})
+    runs = [cld_errors((20, 50), 1e-3, count=64, order=q) for q in (1, 2, 3, 4)]
+    errors = {n: [run.median[i] for run in runs] for i, n in enumerate((20, 50))}
+    saw = "median over 64 starts; " + "; ".join(
+        f"{n} steps, orders 1 to 4: {', '.join(f'{e:.1e}' for e in row)}" for n, row in errors.items()
+    )
+    better = {n: all(a > b for a, b in pairwise(row)) for n, row in errors.items()}
+    numbers = {f"{n}_{q}": e for n, row in errors.items() for q, e in enumerate(row, 1)}
+    return conditional("evaluations are 50; at 20 order 4 is level with 3", better[50], better[20], saw, numbers)
 
 
 @claim(
