@@ -345,6 +345,9 @@ def test_a_student_who_claims_less_or_returns_the_reference_is_noticed(sandbox, 
     (tmp_path / "less.py").write_text(text.replace("order=2, nfe", "order=1, nfe"), encoding="utf-8")
     report = check_file(tmp_path / "less.py", "adams", problems, sandbox=sandbox)
     assert "claims order 1, and the assignment asks for order 2" in " ".join(reasons(report))
+    (tmp_path / "more.py").write_text(text.replace("order=2, nfe", "order=3, nfe"), encoding="utf-8")
+    report = check_file(tmp_path / "more.py", "adams", problems, sandbox=sandbox)
+    assert "order 3 is claimed" in " ".join(reasons(report))
     by_name = 'yield from dn.solvers.registry["pndm_variable"](problem, u, times, order=2)'
     head = text[: text.index("    rho, old, h_old")]
     (tmp_path / "name.py").write_text(f"{head}    {by_name}\n", encoding="utf-8")
