@@ -375,7 +375,14 @@ def test_nbgrader_grades_all_ten_without_a_head(made):
     pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install 'diffnum[classroom]'")
     home = made / "home"
     home.mkdir()
-    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    root = str(Path(__file__).parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": root,
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
 
     def nbgrader(*words):
         run = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=made, env=environment, capture_output=True,
