@@ -1,6 +1,6 @@
 # diffnum: two commands do the work.
 #
-#   make sample     install the library and draw 64 CIFAR-10 images into samples.png
+#   make sample     install the library and draw CIFAR-10 images into samples.png and guided.png
 #   make test       install everything and check everything: lint, types, unit tests, notebooks, book
 #
 # They need Python 3.11 or newer and make. Nothing is repeated when nothing changed: what is done leaves a stamp in
@@ -105,8 +105,9 @@ core: $(STAMPS)/core ## install the library only
 setup: $(STAMPS)/dev ## install the library with everything for tests and book
 
 # ------------------------------------------------------------------------------------------------------------- use
-sample: $(STAMPS)/core ## draw 64 CIFAR-10 images into samples.png (installs the library only)
+sample: $(STAMPS)/core ## draw CIFAR-10 images into samples.png, guided ones into guided.png (installs the library only)
 	$(PY) -m diffnum sample --out samples.png
+	$(PY) -m diffnum sample --guidance 3 --label all --solver er_sde --process ve --grid karras --steps 14 -n 40 --out guided.png
 
 lab: $(STAMPS)/dev ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=. notebooks
@@ -212,4 +213,4 @@ clean: ## remove what was built; keep the virtual environment
 	  \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean ## remove the virtual environment as well
-	rm -rf .venv ./*.egg-info samples.png samples.npz
+	rm -rf .venv ./*.egg-info samples.png samples.npz guided.png guided.npz
