@@ -141,17 +141,17 @@ def multistep(
     classical = order - 1 if start == "runge_kutta" else 0
     kept = order if corrector else order - 1  # of the past, while the network runs
     past: list[Tensor] = []
-    before: Any = u  # where the last step began, once corrected
+    before: Any = u if corrector else None  # where the last step began, once corrected
     for i, (t, s) in enumerate(pairwise(times)):
         new = white(problem, u, t, prediction) if start == "analytic" and i == 0 else field(u, t)
-        if corrector and i > classical:
-            u = combine(correct[i - 1], (before, new, *past))
-        past, before = [new, *past], u if corrector else None
+        if corrector:
+            before = u = combine(correct[i - 1], (before, new, *past)) if i > classical else u
+            past = past[: order - 1]
         if i < classical:
             u = classical_step(problem, u, new, t, s, prediction)
         else:
-            u = combine(predict[i], (u, *past[:order]))
-        past = past[:kept]
+            u = combine(predict[i], (u, new, *past))
+        past = [new, *past][:kept]
         del new
         yield u
 

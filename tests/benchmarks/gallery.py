@@ -83,7 +83,7 @@ SHEET: dict[str, tuple[Row, ...]] = {
     "exponential": (
         *(Row(name) for name in ("ipndm", "deis", "lms", "dpmpp_3m", "unipc")),
         Row("unipc", options={"order": 3}), Row("exponential_adams"),
-        Row("exponential_adams", options={"order": 4}), Row("exponential_adams", options={"corrector": True}),
+        Row("exponential_adams", options={"order": 4}),
     ),
     "classical": tuple(Row(name) for name in ("euler", "heun", "edm_heun", "rk4", "ab2", "ab4", "fon")),
     "stochastic": tuple(Row(name) for name in ("euler_maruyama", "ancestral", "gddim_sde", "er_sde")),
