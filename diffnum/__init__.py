@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         load,
         targets,
     )
-    from diffnum.errors import DiffnumError
+    from diffnum.errors import DiffnumError, StabilityWarning
     from diffnum.exploring import explore
     from diffnum.images import data
     from diffnum.interop import DiffnumScheduler, from_diffusers, from_edm
@@ -57,7 +57,7 @@ _NAMES = {
     "denoisers": (
         "Empirical", "Gaussian", "GaussianMixture", "Guided", "Network", "PointMass", "from_prediction", "load",
     ),
-    "errors": ("DiffnumError",),
+    "errors": ("DiffnumError", "StabilityWarning"),
     "exploring": ("explore",),
     "interop": ("DiffnumScheduler", "from_diffusers", "from_edm"),
     "problem": ("Problem",),
@@ -69,9 +69,9 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "DiffnumScheduler", "Empirical", "Gaussian",
-    "GaussianMixture", "Guided", "Network", "PointMass", "Problem", "Solution", "analysis", "checks", "data", "derive",
-    "explore", "from_diffusers", "from_edm", "from_prediction", "grids", "interop", "load", "method", "noise", "plots",
-    "solve", "solvers", "targets",
+    "GaussianMixture", "Guided", "Network", "PointMass", "Problem", "Solution", "StabilityWarning", "analysis",
+    "checks", "data", "derive", "explore", "from_diffusers", "from_edm", "from_prediction", "grids", "interop", "load",
+    "method", "noise", "plots", "solve", "solvers", "targets",
 ]  # fmt: skip
 
 

@@ -11,3 +11,7 @@ class WrongKind(TypeError, ValueError):
 
 class Unchangeable(DiffnumError, AttributeError):
     """An attribute of a process, schedule, denoiser or problem was to be changed; make a new one instead."""
+
+
+class StabilityWarning(UserWarning):
+    """A solver magnifies errors of the noise prediction so much on a grid that those of single precision show."""

@@ -6,14 +6,21 @@ generator: a sample depends on its seed and its index, never on the batch it hap
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from math import pi, prod
 from operator import index
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-PRIOR, STEPS = 1, 0  # streams of one seed: the start of a trajectory and its steps must not share numbers
+STEPS, PRIOR, PERTURB = 0, 1, 2  # streams of one seed: what is drawn for one purpose is drawn for no other
+BLOCK = 2**15  # pairs of numbers at once: four arrays of them stay in the cache of a core
+
+# SplitMix64: the step of its counter, and the factors of its mixing function
+STEP, FACTORS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+MIDDLE = torch.tensor(0.5 + 2.0**-33, dtype=torch.float64, device="cpu")  # of the numbers from 0 to 1, rounded up
+HALVES = 0x243F6A8885A308D3, 0x13198A2E03707344  # where the two halves of a key begin: digits of pi
 
 
 class Noise(Protocol):
@@ -24,53 +31,72 @@ class Noise(Protocol):
 
 
 class Seeded:
-    """Noise in which row ``i`` is a function of ``(seed, indices[i])`` and the number of the draw alone.
+    r"""Noise in which row ``i`` is a function of ``(seed, indices[i])`` and the number of the draw alone.
 
-    Each row has a counter-based generator (Philox) whose key is ``(seed, index)``. Draws are made in float64 on the
-    CPU and cast, so that float32 and float64 runs, large and small batches, CPU and GPU all see the same numbers.
+    Nothing is kept but the number of the draw: number j of row i in draw d is computed from
+    ``(seed, stream, indices[i], d, j)``. SplitMix64 turns ``(seed, stream, indices[i])`` into a key (a, b) of 128
+    bits, a counter into 64 bits, and these into two numbers (Box and Muller 1958):
+
+    .. math:: w = \text{mix}_b\bigl(a + \gamma \, (2^{32} d + \lfloor j/2 \rfloor)\bigr), \qquad
+              z = \sqrt{-2 \log u} \; (\cos \theta, \sin \theta) .
+
+    The upper half of w gives u, the lower the angle; no number is beyond 6.8. Integers are the same on every device,
+    the rest is float64 and cast to the state's dtype, so that float32 and float64 runs, large and small batches, CPU
+    and GPU (up to the rounding of its functions) all see the same numbers.
+
+    A source goes on: a second run sees new numbers, and :meth:`restart` begins the same ones again.
 
     Args:
         seed: from 0 to 2**64 - 1.
         indices: global sample index of each row; by default row i has index i.
-        stream: independent streams of one seed (the prior uses one, the steps another).
+        stream: independent streams of one seed: one for the steps, another for the prior, and so on.
 
     Raises:
         ValueError: a seed or index out of range, or a batch that ``indices`` does not cover.
+
+    Source: Steele, Lea and Flood 2014, 'Fast splittable pseudorandom number generators'; b between its two rounds is
+    ours, so that sequences of two rows cannot overlap.
     """
 
     def __init__(self, seed: int, indices: Iterable[int] | None = None, stream: int = STEPS) -> None:
         self.seed = _word("seed", seed)
         self.indices = None if indices is None else [_word("indices", i) for i in indices]
-        self.stream = stream
-        self._rows: list[np.random.Generator] = []
+        self.stream = _word("stream", stream)
+        self._drawn = 0
+        self._keys: tuple[Tensor, Tensor] | None = None
 
     def restart(self) -> None:
         """Begin the same sequence again."""
-        self._rows = []
+        self._drawn, self._keys = 0, None
 
     def __call__(self, u: Tensor) -> Tensor:
         """The next draw, with the shape, dtype and device of ``u``."""
         if not u.is_floating_point() or not u.ndim:
             raise TypeError(f"u is {u.dtype} of shape {tuple(u.shape)}; noise needs a floating state (batch, *event)")
-        return self.normal(u.shape).to(u.device, u.dtype)
+        return self._draw(u.shape, u.dtype, u.device).to(u.device)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """The next draw as a CPU float64 tensor of the given shape ``(batch, *event)``."""
-        batch, event = shape[0], tuple(shape[1:])
-        indices = range(batch) if self.indices is None else self.indices
-        if len(indices) != batch:
-            raise ValueError(f"indices has {len(indices)} entries for a batch of {batch}; give one index per row")
-        if self._rows and len(self._rows) != batch:
-            raise ValueError(f"u has {batch} rows and the draw before had {len(self._rows)}; use one source per batch")
-        if not self._rows:
-            key = [np.array([self.seed, i], dtype=np.uint64) for i in indices]
-            counter = np.array([0, 0, 0, self.stream], dtype=np.uint64)
-            self._rows = [np.random.Generator(np.random.Philox(key=k, counter=counter)) for k in key]
-        rows = [
-            torch.from_numpy(row.standard_normal(event)) if event else torch.tensor(row.standard_normal())
-            for row in self._rows
-        ]
-        return torch.stack(rows)
+        return self._draw(shape, torch.float64, torch.device("cpu"))
+
+    def _draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if device.type != "cuda":  # where there are integers of 64 bits and float64 for sure
+            device = torch.device("cpu")
+        batch = shape[0]
+        if self.indices is not None and len(self.indices) != batch:
+            raise ValueError(f"indices has {len(self.indices)} entries for a batch of {batch}; give one index per row")
+        if self._keys is not None and self._keys[0].shape[0] != batch:
+            before = self._keys[0].shape[0]
+            raise ValueError(f"u has {batch} rows and the draw before had {before}; use one source per batch")
+        if self._keys is None or self._keys[0].device != device:
+            rows = torch.arange(batch, device=device)
+            if self.indices is not None:
+                rows = torch.tensor([_signed(i) for i in self.indices], dtype=torch.int64, device=device)
+            self._keys = _keys(self.seed, self.stream, rows)
+        out = torch.empty(batch, prod(shape[1:]), dtype=dtype, device=device)
+        _fill(out, self._keys, self._drawn)
+        self._drawn += 1
+        return out.reshape(tuple(shape))
 
 
 class Replay:
@@ -169,8 +195,63 @@ class _Coupled(Replay):
         return super().__call__(u)
 
 
+def _signed(word: int) -> int:
+    """A word of 64 bits as the signed number that has the same bits: torch multiplies those, modulo 2**64."""
+    return (word + 2**63) % 2**64 - 2**63
+
+
+def _mixed(z: Tensor, spare: Tensor, key: Tensor | None = None) -> Tensor:
+    """The two rounds of SplitMix64, in place, with a key added between them; all but their last exclusive or."""
+    for shift, factor, add in zip((30, 27), FACTORS, (key, None), strict=True):
+        torch.bitwise_right_shift(z, shift, out=spare).bitwise_and_(2 ** (64 - shift) - 1)  # torch shifts the sign in
+        z.bitwise_xor_(spare)
+        z = z.mul_(_signed(factor)) if add is None else torch.add(add, z, alpha=_signed(factor), out=z)
+    return z
+
+
+def _keys(seed: int, stream: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys (a, b) of rows, two int64 tensors ``(batch, 1)``."""
+    key = torch.tensor([[_signed(half)] for half in HALVES], device=rows.device)
+    for word in (_signed(seed), _signed(stream), rows * _signed(STEP)):
+        key = key + word
+        key = _mixed(key, torch.empty_like(key))
+        key ^= key >> 32 & 2**32 - 1
+    return key[0, :, None], key[1, :, None]
+
+
+def _fill(out: Tensor, keys: tuple[Tensor, Tensor], draw: int) -> None:
+    """Fill a tensor ``(batch, size)`` with a draw, in blocks that stay in the cache."""
+    batch, size = out.shape
+    pairs, block = (size + 1) // 2, BLOCK * (torch.get_num_threads() if out.device.type == "cpu" else 128)
+    columns = min(max(pairs, 1), block)
+    height = max(1, min(batch, block // columns))
+    counter = torch.arange(pairs, device=out.device).add_(draw << 32).mul_(_signed(STEP))
+    tall = height > columns  # loops run along the longer side: so must memory
+    # One piece of memory for all blocks: glibc hands smaller ones back to the system, and page faults cost a third more
+    space = torch.empty(4, *((columns, height) if tall else (height, columns)), dtype=torch.int64, device=out.device)
+    space = space.mT if tall else space
+    for i in range(0, batch, height):
+        for j in range(0, pairs, columns):
+            part, places = out[i : i + height, 2 * j : 2 * (j + columns)], counter[j : j + columns]
+            a, b = (half[i : i + height] for half in keys)
+            words, spare, *others = space[:, : len(a), : len(places)]
+            torch.add(a, places, out=words)
+            first, second = _normals(_mixed(words, spare, b), spare, *others)
+            part[:, 0::2], part[:, 1::2] = first, second[:, : part.shape[1] // 2]
+
+
+def _normals(words: Tensor, spare: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    """Two float64 tensors of standard normal numbers from int64 words, in the memory of the arguments."""
+    cosine, radius, angle = (x.view(torch.float64) for x in (words, *others))
+    radius.copy_(torch.bitwise_right_shift(words, 32, out=spare))
+    angle.copy_(words.bitwise_xor_(spare).bitwise_left_shift_(32))  # the lower half, hashed with the upper one
+    torch.add(MIDDLE, radius, alpha=2.0**-32, out=radius).log_().mul_(-2).sqrt_()  # of u from 2^-33 to 1 - 2^-33
+    torch.cos(angle.mul_(pi * 2.0**-63), out=cosine)
+    return cosine.mul_(radius), angle.sin_().mul_(radius)
+
+
 def _word(name: str, value: int) -> int:
-    """A whole number of 64 bits: what the key of a Philox generator is made of."""
+    """A whole number of 64 bits: what keys are made of."""
     try:
         number = index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
     except TypeError as error:
@@ -178,6 +259,14 @@ def _word(name: str, value: int) -> int:
     if not 0 <= number < 2**64:
         raise ValueError(f"{name} holds {value}, which is outside 0 ... 2**64 - 1; choose a non-negative integer")
     return number
+
+
+def stream_of(start: float, process: Any) -> int:
+    """Stream of the steps of a run that was given no source: one for each time below the top at which a run starts.
+
+    So the pieces of a run have independent noise, and a run that is repeated repeats its own.
+    """
+    return STEPS if start >= process.t_max else int(np.float64(start).view(np.uint64))
 
 
 def seed_from(generator: torch.Generator | None) -> int:

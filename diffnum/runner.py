@@ -17,8 +17,9 @@ from torch import Tensor
 from diffnum import arguments
 from diffnum.errors import DiffnumError, WrongKind
 from diffnum.grids import check_times
-from diffnum.noise import Noise, Seeded, seed_from
+from diffnum.noise import Noise, Replay, Seeded, seed_from, stream_of
 from diffnum.problem import Problem, given_problem
+from diffnum.stability import look
 
 Solver = Callable[..., Iterator[Tensor]]
 
@@ -42,7 +43,7 @@ def method(
     paper: str,
     kind: str = "ode",
     families: tuple[str, ...] = ("isotropic",),
-    exact_for: str = "",
+    exact_for: str | None = "",
     reaches_zero: Callable[..., bool] = lambda n, **options: True,
     values: dict[str, tuple[Any, ...] | Callable[[str, Any], Any]] | None = None,
     clock: Callable[..., Callable[[float], float]] | None = None,
@@ -71,7 +72,8 @@ def method(
         paper: author, year, arXiv id, and equation or algorithm.
         kind: "ode" or "sde".
         families: families of processes that the method integrates.
-        exact_for: what it integrates without error, in words.
+        exact_for: what it integrates without error, in words; None for nothing that is known. A registered solver says
+            one of the two; words with "point mass" in them are tested.
         reaches_zero: as a function of the number of steps and of the options.
         values: what each option may be, checked before anything else: a tuple of values, or a function of the
             option's name and value that returns the value to use, or refuses it.
@@ -82,8 +84,12 @@ def method(
 
     def decorate(function: Solver) -> Solver:
         name = function.__name__
+        if register and exact_for == "":
+            raise TypeError(f"{name} does not say what it is exact for: exact_for='a point mass', or None for nothing")
         options = list(inspect.signature(function).parameters)[3:]
         allowed, draws = values or {}, "noise" in options
+        # one evaluation a step and order 1: nothing is extrapolated. What is tried beforehand has to be ours.
+        extrapolates = register and kind == "ode" and not (order == 1 and nfe is not None and nfe(7) == 7)
 
         @wraps(function)
         def checked(problem: Problem, u: Tensor, times: Any, **given: Any) -> Iterator[Tensor]:
@@ -109,6 +115,8 @@ def method(
                     f"t={grid[-1]:g}, where there is no noise; end the grid above 0 or use ddim for the last step"
                 )
             problem.check(u)
+            if extrapolates:
+                look(problem.process, name, function, grid, given)
             return function(problem, u, grid, **given)
 
         claims = {
@@ -118,7 +126,7 @@ def method(
             "nfe": nfe,
             "kind": kind,
             "families": families,
-            "exact_for": exact_for,
+            "exact_for": exact_for or "",
             "paper": paper,
             "reaches_zero": reaches_zero,
             "clock": clock,
@@ -200,8 +208,11 @@ def solve(
         solver: name of a registered solver, or any generator function ``(problem, u, times, **options)``.
         u: start state at ``times[0]``; it is not written to.
         times: strictly decreasing times, from a grid of :mod:`diffnum.grids`.
-        noise: noise source of a stochastic solver; by default seeded from ``generator``, or with seed 0.
-        generator: supplies a seed for the noise.
+        noise: noise source of a stochastic solver. A ``Seeded`` source goes on from run to run, a ``Replay`` starts
+            anew with each. By default a source is made with a seed from ``generator``, or with seed 0: the same run
+            repeated has the same noise. Runs that start at different times have different noise, so a run in pieces
+            has new noise in every piece.
+        generator: supplies a seed for the noise, and goes on.
         denoise: add the papers' last step, from ``times[-1]`` to the predicted clean data, on phase space one Euler
             step of the drift to t = 0; one more evaluation (for blurring there is no such step).
         trajectory: keep every state.
@@ -228,8 +239,11 @@ def solve(
     if denoise and times[-1] == 0:
         raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
     if draws_noise(run):
-        options["noise"] = Seeded(seed_from(generator)) if noise is None else noise
-        getattr(noise, "restart", lambda: None)()
+        if noise is None:
+            noise = Seeded(seed_from(generator), stream=stream_of(times[0].item(), problem.process))
+        elif isinstance(noise, Replay):
+            noise.restart()
+        options["noise"] = noise
     elif noise is not None:
         raise TypeError(f"noise was given, but {getattr(run, '__name__', run)} is deterministic; leave it out")
     name = getattr(run, "__name__", repr(run))

@@ -10,7 +10,7 @@ import diffnum as dn
 from diffnum import grids, noise
 from diffnum.coefficients import act, adams_weights, combine
 from diffnum.denoisers.targets import smooth
-from diffnum.measure.analysis import convergence, ladder, reference
+from diffnum.measure.analysis import convergence, ladder, law, reference
 from diffnum.measure.checks import ROUNDED, assert_close, rounding
 from diffnum.runner import draws_noise
 
@@ -190,68 +190,6 @@ def test_bad_times(vp, times, message):
     assert vp.problem.nfe == before
 
 
-# ----------------------------------------------------------------------------------------------------------- noise
-def test_noise_depends_on_seed_and_index_alone():
-    whole = dn.VP().prior((7, 5), seed=3, dtype=torch.float64)
-    for a, b in ((0, 3), (3, 7), (6, 7)):
-        part = dn.VP().prior((b - a, 5), seed=3, indices=range(a, b), dtype=torch.float64)
-        assert torch.equal(part, whole[a:b])
-    assert torch.equal(dn.VP().prior((7, 5), seed=3), whole.float())
-    assert not torch.equal(dn.VP().prior((7, 5), seed=4, dtype=torch.float64), whole)
-    one, two = (dn.VP().prior((k, 5), torch.Generator().manual_seed(0)) for k in (4, 9))
-    assert torch.equal(one, two[:4])
-
-
-def test_prior_and_steps_do_not_share_numbers():
-    u = torch.zeros(4, 6, dtype=torch.float64)
-    first, second = (noise.Seeded(0)(u) for _ in range(2))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, dn.VP().prior((4, 6), seed=0, dtype=torch.float64))
-    source = noise.Seeded(0)
-    a, b = source(u), source(u)
-    assert not torch.equal(a, b)
-    source.restart()
-    assert torch.equal(source(u), a)
-
-
-def test_noise_is_standard_normal():
-    draws = noise.Seeded(1).normal((64, 4096))
-    assert abs(draws.mean().item()) < 4 / 512
-    assert abs(draws.var().item() - 1) < 4 * math.sqrt(2) / 512
-    assert abs((draws[0] * draws[1]).mean().item()) < 4 / 64
-
-
-def test_replay():
-    draws = [torch.full((2, 3), float(i)) for i in range(2)]
-    source, u = noise.Replay(draws), torch.zeros(2, 3, dtype=torch.float64)
-    assert source(u).dtype == torch.float64
-    source(u)
-    with pytest.raises(ValueError, match="2 entries"):
-        source(u)
-    source.restart()
-    with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
-        source(torch.zeros(5, 3))
-
-
-def test_bad_noise():
-    with pytest.raises(ValueError, match="seed holds -1"):
-        noise.Seeded(-1)
-    with pytest.raises(TypeError, match="whole number"):
-        noise.Seeded(1.5)
-    source = noise.Seeded(0)
-    source(torch.zeros(3, 2))
-    with pytest.raises(ValueError, match="one source per batch"):
-        source(torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="indices"):
-        noise.Seeded(0, [-1])
-    with pytest.raises(ValueError, match="one index per row"):
-        noise.Seeded(0, [0, 1])(torch.zeros(3, 2))
-    with pytest.raises(TypeError, match="is not a torch"):
-        dn.VP().prior((2, 2), generator=42)
-    with pytest.raises(ValueError, match="leave one out"):
-        dn.VP().prior((2, 2), torch.Generator(), seed=1)
-
-
 # --------------------------------------------------------------------------------------------- problem and runner
 def test_fields_agree(vp):
     t, (alpha, sigma) = 0.3, vp.process.levels(0.3)
@@ -304,25 +242,6 @@ def test_any_generator_function_is_a_solver(vp):
 
     assert torch.equal(dn.solve(vp.problem, half, vp.u, [1.0, 0.5, 0.2]).u, vp.u / 4)
     assert torch.equal(dn.solve(vp.problem, half, vp.u, [1.0, 0.5], factor=3.0).u, vp.u * 3)
-
-
-def test_a_stochastic_solver_gets_its_noise(vp):
-    def jitter(problem, u, times, noise):
-        for _ in times[1:]:
-            u = u + noise(u)
-            yield u
-
-    draws = [torch.ones_like(vp.u), 2 * torch.ones_like(vp.u)]
-    replay = noise.Replay(draws)
-    for _ in range(2):  # a replay starts anew with each solve
-        torch.testing.assert_close(dn.solve(vp.problem, jitter, vp.u, [1.0, 0.5, 0.2], noise=replay).u, vp.u + 3)
-    runs = [
-        dn.solve(vp.problem, jitter, vp.u, [1.0, 0.5], generator=torch.Generator().manual_seed(s)).u for s in (0, 0, 1)
-    ]
-    assert torch.equal(runs[0], runs[1])
-    assert not torch.equal(runs[0], runs[2])
-    with pytest.raises(TypeError, match="deterministic"):
-        dn.solve(vp.problem, "ddim", vp.u, [1.0, 0.5], noise=replay)
 
 
 def test_gradients_only_when_asked_for(vp):
@@ -438,6 +357,30 @@ def test_table_grids_end_at_zero_only_when_asked(steps):
     for process in (dn.VE(), *(PROCESSES[name] for name in ("linear", "cosine", "table"))):
         size = 1000 if process.t_max <= 1 else 10
         assert grids.from_table(process, steps, t_end=1e-5, size=size)[-1] > 0
+
+
+@pytest.mark.parametrize("t_end", [None, 0.0])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 50, 334, 500, 600, 999])
+def test_table_grids_start_where_the_prior_belongs(steps, t_end):
+    """Data N(1, 1) in closed form: the mean of the samples is 1, up to what the start and the steps of DDIM lose."""
+    process = PROCESSES["table"]
+    times = grids.from_table(process, steps, t_end=t_end)
+    assert grids.at_prior(times, process) is times and times[0] > 0.9
+    assert (
+        times.diff().max() <= -0.5 / 1000 and times.diff().diff().abs()[:-1].max(0).values < 1.5e-3 if steps > 2 else 1
+    )
+    if steps >= 334:
+        mean, _ = law(dn.Problem(process, dn.Gaussian([1.0], [1.0])), "ddim", times)
+        assert mean.item() == pytest.approx(1.0, abs=2e-3)
+
+
+def test_published_strides_start_where_they_did():
+    times = grids.from_table(PROCESSES["table"], 500, t_end=1e-3, published=True)
+    assert times[0] == 0.501 and grids.from_table(PROCESSES["table"], 500, t_end=1e-3)[0] == 1.0
+    with pytest.raises(ValueError, match="start states from the prior belong to t = 1"):
+        grids.at_prior(times, PROCESSES["table"])
+    assert grids.from_table(PROCESSES["table"], 20, t_end=0.0)[0] == 0.951  # PNDM's own choice
+    assert grids.from_table(PROCESSES["table"], 20, t_end=0.0, published=False)[0] == 1.0
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (2, -4), (4,), (2, 5)])

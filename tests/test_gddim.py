@@ -365,8 +365,8 @@ def test_from_the_prior_the_short_history_does_no_harm():
     end = process.time_of_rho(0.05)
     full = analysis.ladder(grids.log_snr, process, t_end=end)
     inside = analysis.ladder(grids.log_snr, process, t_start=process.time_of_rho(3.0), t_end=end)
-    for order in (3, 4):
-        checks.assert_order(analysis.convergence(problem, "gddim", u, full, (80, 160, 320, 640), order=order), order)
+    for order in (3, 4):  # before 320 steps the slope is still rising, after 640 what is left of order 2 can show
+        checks.assert_order(analysis.convergence(problem, "gddim", u, full, (80, 320, 640), order=order), order, 0.3)
         result = analysis.convergence(problem, "gddim", u, inside, (160, 320, 640), order=order)
         assert result.claim == 2
         checks.assert_order(result, within=0.1)
@@ -391,6 +391,15 @@ def test_a_point_mass_in_one_step(process):
 
 def test_a_point_mass_in_one_step_on_cld():
     checks.assert_exact(dn.CLD(), "gddim", torch.tensor([1.0, 1e-3]), order=1)
+
+
+@pytest.mark.parametrize("process", [dn.CLD(eps=0.0), dn.PSLD(), dn.PSLD(Gamma=0.0, nu=4.0), dn.CLD()], ids=repr)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_point_mass_down_to_a_start_without_noise(process, steps):
+    """There R is its limit from above: with Gamma = 0 the position follows the momentum, and L is not diagonal."""
+    checks.assert_exact(process, "gddim", grids.uniform(process, steps, t_end=0.0), order=1)
+    near = process.rotation_root(1e-14)
+    assert (process.rotation_root(0.0) - near).abs().max() < 1e-5 * near.abs().max()
 
 
 @processes

@@ -37,6 +37,7 @@ FLOORS = {
     "denoisers": 1,
     "problem": 2,
     "named": 2,
+    "stability": 2.5,
     "runner": 3,
     "solvers.ddim": 4,
     "solvers.reverse_sde": 4,

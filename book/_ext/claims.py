@@ -93,6 +93,7 @@ class Index(Rendered):
 
 
 TITLES = {
+    "foundations": "Foundations: textbooks, other papers and everyday practice",
     "pndm": "PNDM (arXiv:2202.09778)",
     "gddim": "gDDIM (arXiv:2206.05564)",
     "er_sde": "ER-SDE-Solvers (arXiv:2309.06169)",

@@ -42,13 +42,13 @@ class Errors(Measured):
         """The table."""
         problem, grid = self.arguments
         found, budgets = result["errors"][problem][grid], result["budgets"]
-        best = [min(row[i] for row in found.values() if row[i] is not None) for i in range(len(budgets))]
+        best = [min((row[i] for row in found.values() if row[i] is not None), default=0) for i in range(len(budgets))]
         rows = [["method", *map(str, budgets)]]
         for name, row in found.items():
             if name in result["same"]:
                 continue
             cells = ["—" if e is None else f"{e:.1e}" for e in row]
-            cells = [f"**{c}**" if e == b else c for c, e, b in zip(cells, row, best, strict=True)]
+            cells = [f"**{c}**" if e is not None and e == b else c for c, e, b in zip(cells, row, best, strict=True)]
             rows.append([name.replace("*", "\\*"), *cells])
         return listed(rows, "30 " + " ".join(["9"] * len(budgets)))
 
@@ -70,6 +70,9 @@ class Best(Measured):
                 cells = []
                 for i in range(len(budgets)):
                     errors = {n: r[i] for n, r in found.items() if r[i] is not None and not n.startswith("Gaussian")}
+                    if not errors:
+                        cells.append("—")
+                        continue
                     theirs = min(e for n, e in errors.items() if known_elsewhere(n))
                     ours = min(e for n, e in errors.items() if not n.startswith(("k-diffusion", "azula")))
                     cells.append(f"{ours / theirs:.2f}")

@@ -11,7 +11,7 @@ from inspect import getsource
 from math import isfinite
 from textwrap import dedent
 
-PAPERS = ("pndm", "gddim", "er_sde", "integrators", "folklore")
+PAPERS = ("foundations", "pndm", "gddim", "er_sde", "integrators", "folklore")
 KINDS = ("theorem", "proposition", "headline", "implicit")
 NEEDS = ("exact", "network", "results")  # seconds without a network; a minute with one; a stored file with its command
 WORDS = ("holds", "holds if", "does not hold", "not shown", "not tried")

@@ -8,7 +8,7 @@ import typer
 from diffnum import named
 from diffnum.cli.common import app, explained, writable
 
-PAPERS = ("pndm", "gddim", "er_sde", "integrators", "folklore")
+PAPERS = ("foundations", "pndm", "gddim", "er_sde", "integrators", "folklore")
 KINDS = ("theorem", "proposition", "headline", "implicit")
 NEEDS = ("exact", "network", "results")
 WORDS = ("holds", "holds if", "does not hold", "not shown", "not tried")

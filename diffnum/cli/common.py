@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -72,7 +73,9 @@ def explained(command: Callable[..., T]) -> Callable[..., T]:
     @wraps(command)
     def run(*args: Any, **options: Any) -> T:
         try:
-            return command(*args, **options)
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *about, **more: complain(sentence(message))
+                return command(*args, **options)
         except Exception as error:
             from diffnum.errors import DiffnumError
 
@@ -93,8 +96,8 @@ def of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
-def sentence(error: Exception) -> str:
-    """What an exception says, on one line."""
+def sentence(error: Any) -> str:
+    """What an exception or a warning says, on one line."""
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, KeyError) and error.args:

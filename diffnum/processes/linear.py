@@ -19,7 +19,7 @@ from diffnum.ambient import Frozen
 from diffnum.coefficients import Coefficient, act, ready
 from diffnum.devices import existing
 from diffnum.grids import FLOAT32
-from diffnum.noise import PRIOR, Seeded, seed_from
+from diffnum.noise import PERTURB, PRIOR, Noise, Seeded, seed_from
 
 ROOTS = ("R", "L")
 
@@ -381,10 +381,27 @@ class LinearProcess(Frozen):
         source = Seeded(seed_from(generator) if seed is None else seed, indices, stream=PRIOR)
         return act(self.prior_root(), source.normal(self.state_shape(shape))).to(existing(device), dtype)
 
-    def perturb(self, x0: Tensor, t: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
-        r"""Noisy data :math:`\text{mean}(t) x_0 + L_t n` at a time t, or at one time per row."""
-        noise, t = Seeded(seed_from(generator), stream=PRIOR)(self.encode(x0)), self.row_times(t, x0)
-        return act(self.mean(t), self.coordinates(x0)) + act(self.cholesky(t), noise)
+    def perturb(
+        self, x0: Tensor, t: Tensor | float, generator: torch.Generator | None = None, *, noise: Noise | None = None
+    ) -> Tensor:
+        r"""Noisy data :math:`\text{mean}(t) x_0 + L_t n` at a time t, or at one time per row.
+
+        Without a source n is the same in every call, and independent of start states and steps.
+
+        Args:
+            x0: data ``(batch, *event)``.
+            t: time, a float, or a tensor with one time per row.
+            generator: a ``torch.Generator`` that supplies a seed and goes on, so that the next call draws anew.
+            noise: a noise source, such as :class:`~diffnum.noise.Seeded`, in place of it; it goes on too.
+
+        Raises:
+            ValueError: ``noise`` and ``generator`` together.
+        """
+        if noise is not None and generator is not None:
+            raise ValueError("noise and generator are both given; the noise has one source, leave one out")
+        source = Seeded(seed_from(generator), stream=PERTURB) if noise is None else noise
+        n, t = source(self.encode(x0)), self.row_times(t, x0)
+        return act(self.mean(t), self.coordinates(x0)) + act(self.cholesky(t), n)
 
 
 class Diagonal(LinearProcess):

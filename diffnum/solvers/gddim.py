@@ -51,11 +51,66 @@ def _order(
     return min(order, 2 if capped else 4) + (corrector is not None)
 
 
+SHARE = 4.0  # of the noise at a step's end: what earlier noise predictions may bring into it, where errors would grow
+MAGNIFIED = 1e4  # errors grow where they reach the end so many times as large
+VARIANCES = (0.0, 1 / 16, 1.0)  # of Gaussian data: a point, where noise decides longest, up to what images have
+
+
 def multistep(process: Any, times: Sequence[float], order: int, K: str, ahead: bool) -> list[list[Tensor]]:
-    """For every step the coefficients of the state and of the noise predictions; see ``exponential_weights``."""
+    """For every step the coefficients of the state and of the noise predictions; see ``exponential_weights``.
+
+    With K = R a step uses fewer nodes than there are where :func:`lengths` says so.
+    """
     grid = torch.tensor(times, dtype=torch.float64, device="cpu")
-    weights = exponential_weights(process, times, order, K, ahead)
-    return [[A, *C] for A, C in zip(process.transition(grid[1:], grid[:-1]), weights, strict=True)]
+    direct = process.transition(grid[1:], grid[:-1])
+    weights = exponential_weights(process, times, order, K)
+    nodes = lengths(process, times, direct, weights) if K == "R" else [len(C) for C in weights]
+    if ahead or nodes != [len(C) for C in weights]:
+        tables = {q: exponential_weights(process, times, q, K, ahead) for q in {order, *nodes}}
+        weights = [tables[order if q == len(C) else q][i] for i, (q, C) in enumerate(zip(nodes, weights, strict=True))]
+    return [[A, *C] for A, C in zip(direct, weights, strict=True)]
+
+
+def lengths(process: Any, times: Sequence[float], direct: Tensor, weights: Sequence[Tensor]) -> list[int]:
+    r"""How many nodes each step uses: all there are, but fewer on a grid on which errors would grow.
+
+    On Gaussian data of variance c an error :math:`\delta` of the state changes the noise prediction by
+    :math:`R^T (\Sigma + c \, a a^T)^{-1} \delta`, with a the factor on the data: errors of noise predictions run
+    through the coefficients alone. Where for one of :data:`VARIANCES` they reach the end more than :data:`MAGNIFIED`
+    times as large, a step takes the most nodes with which
+
+    .. math:: \sum_{j \ge 1} |R_{t_{i+1}}^{-1} C_{ij}| \le 4 :
+
+    what old noise predictions bring into the step is at most :data:`SHARE` times the noise at its end. On finer grids
+    the sum falls like the step, so that many steps show the full order. It matters where t crowds: from the prior of
+    the cosine schedule a step in log-SNR is many times longer in t than the one before it.
+    """
+    full, grid = [len(C) for C in weights], torch.tensor(times, dtype=torch.float64, device="cpu")
+    last = len(full) - process.singular(times[-1])  # no noise prediction answers to the errors of a step to no noise
+    root, signal, cov = (f(grid[: last + 1]) for f in (process.rotation_root, process.mean, process.cov))
+    inverse = torch.linalg.inv(root[1:])
+
+    def shares(weights: Sequence[Tensor]) -> Tensor:
+        old = [C[1:] for C in weights[:last]]
+        table = torch.stack([torch.cat([C, C.new_zeros(max(full) - len(C) - 1, *C.shape[1:])]) for C in old])
+        return (inverse[:, None] @ table).abs().sum(-1).flatten(2).amax(2).sum(1)
+
+    if max(full) == 1 or not last or bool((shares(weights) <= SHARE).all()):
+        return full
+    answer = torch.stack([root.mT @ torch.linalg.inv(cov + c * signal @ signal.mT) for c in VARIANCES], 1)
+    reached = [torch.zeros_like(answer[0])] * len(full)  # of the noise prediction at each node, in the final state
+    onward = torch.eye(direct.shape[-1], dtype=torch.float64, device="cpu").expand_as(answer[0])
+    for i in reversed(range(len(full))):
+        for j, C in enumerate(weights[i]):
+            reached[i - j] = reached[i - j] + onward @ C
+        onward = onward @ direct[i] + reached[i] @ answer[i]
+    if torch.stack(reached).abs().sum((0, -1)).max() <= MAGNIFIED:
+        return full
+    nodes = [1] * len(full)
+    for q in range(2, max(full) + 1):
+        fits = shares(exponential_weights(process, times, q)) <= SHARE
+        nodes = [q if len(C) >= q and (i >= last or fits[i]) else nodes[i] for i, C in enumerate(weights)]
+    return nodes
 
 
 @method(
@@ -96,10 +151,10 @@ def gddim(
     predict, correct = tables[0], tables[-1]
     for i, (t, s) in enumerate(pairwise(times)):
         past = [problem.eps(u, t, K) if e is None else e, *past[: order - 1]]
-        v = combine(predict[i], (u, *past))
+        v = combine(predict[i], (u, *past[: len(predict[i]) - 1]))
         if corrector:
             e = problem.eps(v, s, K)
-            v = combine(correct[i], (u, e, *past))
+            v = combine(correct[i], (u, e, *past[: len(correct[i]) - 2]))
             e = e if corrector == "pec" else None
         u = v
         yield u

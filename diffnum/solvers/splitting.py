@@ -146,6 +146,7 @@ def matrices(
     paper=f"{PAPER}, naive symplectic Euler",
     families=PHASE_SPACE,
     values={"first": FIRST},
+    exact_for=None,
     register=True,
 )
 def symplectic_euler(problem: Problem, u: Tensor, times: list[float], first: str = "momentum") -> Iterator[Tensor]:
@@ -171,6 +172,7 @@ def symplectic_euler(problem: Problem, u: Tensor, times: list[float], first: str
     paper=f"{PAPER}, reduced symplectic Euler",
     families=PHASE_SPACE,
     values={"first": FIRST},
+    exact_for=None,
     register=True,
 )
 def reduced_symplectic_euler(
@@ -196,6 +198,7 @@ def reduced_symplectic_euler(
     nfe=lambda n: 3 * n,
     paper=f"{PAPER}, naive velocity Verlet",
     families=PHASE_SPACE,
+    exact_for=None,
     register=True,
 )
 def velocity_verlet(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -217,6 +220,7 @@ def velocity_verlet(problem: Problem, u: Tensor, times: list[float]) -> Iterator
     families=PHASE_SPACE,
     reaches_zero=lambda n, last="next": last == "current",
     values={"last": ("next", "current")},
+    exact_for=None,
     register=True,
 )
 def reduced_velocity_verlet(problem: Problem, u: Tensor, times: list[float], last: str = "next") -> Iterator[Tensor]:
@@ -242,6 +246,7 @@ def reduced_velocity_verlet(problem: Problem, u: Tensor, times: list[float], las
     paper="ours: velocity Verlet made second order",
     families=PHASE_SPACE,
     reaches_zero=lambda n: False,
+    exact_for=None,
     register=True,
 )
 def verlet2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -292,7 +297,7 @@ def _splitting(name: str, nfe: int, **claims: Any) -> Any:
     """The claims that all stochastic splitting methods share."""
     return method(
         weak_order=_weak, nfe=lambda n, lam_s=1.0: nfe * n, paper=f"{PAPER}, {name}", kind="sde", families=PHASE_SPACE,
-        values={"lam_s": weight}, register=True, **claims,
+        values={"lam_s": weight}, exact_for=None, register=True, **claims,
     )  # fmt: skip
 
 
@@ -389,6 +394,7 @@ def reduced_obab(
     paper="Dockhorn, Vahdat and Kreis 2022, arXiv:2112.07068; for PSLD arXiv:2303.01748",
     kind="sde",
     families=PHASE_SPACE,
+    exact_for=None,
     register=True,
 )
 def sscs(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) -> Iterator[Tensor]:

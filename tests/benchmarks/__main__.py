@@ -25,7 +25,7 @@ from tests.benchmarks import overhead
 
 ROOT = Path(__file__).resolve().parents[2]
 RATIO, THROUGHPUT, EXTRA, EMPIRICAL = 1.3, 0.97, 3, 1.5  # the limits of the issues
-PHASE_SPACE = 2.5
+PHASE_SPACE, NOISE = 2.5, 3
 
 
 def machine() -> dict[str, Any]:
@@ -71,6 +71,9 @@ def broken(result: dict[str, Any]) -> list[str]:
             found.append(f"gddim, order {order}: {ratio:.2f} times VP's time per number on CLD, {PHASE_SPACE} allowed")
     if result["throughput"]["fraction"] < THROUGHPUT:
         found.append(f"throughput: {result['throughput']['fraction']:.3f} of the network's own, {THROUGHPUT} asked for")
+    for shape, ratio in result["noise"].items():
+        if ratio > NOISE:
+            found.append(f"noise {shape}: {ratio:.2f} times torch.randn_like, {NOISE} allowed")
     empirical = result.get("empirical", {}).get("largest_ratio", 0)
     if empirical > EMPIRICAL:
         found.append(f"Empirical: {empirical:.2f} times its two matrix products, {EMPIRICAL} allowed")
@@ -102,6 +105,8 @@ def show(result: dict[str, Any]) -> None:
         f"throughput of {run['solver']} at batch {run['batch']}: {run['fraction']:.3f} of the network's own "
         f"(minima {run['fraction_min']:.3f}; neighbouring calls of the network differ by {run['network_jitter']:.3f})"
     )
+    draws = ", ".join(f"{shape}: {ratio:.2f}" for shape, ratio in result["noise"].items())
+    console.print(f"a draw of the default noise in calls of torch.randn_like: {draws} (limit {NOISE})", markup=False)
     cost = result["guidance"]["ratio"]
     console.print(f"a guided evaluation takes {cost:.2f} times an unguided one")
     if "empirical" in result:
@@ -129,6 +134,7 @@ def main() -> int:
     measured = {row.solver for row in overhead.ROWS}
     result["not_measured"] = [name for name in registry if name not in measured]
     result["throughput"] = overhead.throughput(batch=8 if given.quick else 64, steps=4 if given.quick else 30)
+    result["noise"] = overhead.noise(rounds)
     result["guidance"] = overhead.guided(rounds=3 if given.quick else 9)
     if not given.quick and importlib.util.find_spec("tests.benchmarks.empirical"):
         from tests.benchmarks import empirical
@@ -136,7 +142,7 @@ def main() -> int:
         result["empirical"] = empirical.measure()
     result["limits"] = {
         "ratio": RATIO, "throughput": THROUGHPUT, "extra_states": EXTRA, "empirical": EMPIRICAL,
-        "phase_space": PHASE_SPACE,
+        "phase_space": PHASE_SPACE, "noise": NOISE,
     }  # fmt: skip
     result["broken"] = broken(result)
     if given.note:

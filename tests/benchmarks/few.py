@@ -181,7 +181,10 @@ def same(errors: dict[str, Any], row: str) -> str | None:
 
 def scores(errors: dict[str, Any]) -> dict[str, float]:
     """For every row the geometric mean, over problems, grids and budgets, of its error over the best there."""
-    places = [(found, i) for by_grid in errors.values() for found in by_grid.values() for i in range(len(BUDGETS))]
+    places = [
+        (found, i) for by_grid in errors.values() for found in by_grid.values() for i in range(len(BUDGETS))
+        if any(row[i] is not None for row in found.values())
+    ]  # fmt: skip
     best = [min(row[i] for row in found.values() if row[i] is not None) for found, i in places]
     out = {}
     for name in OURS:

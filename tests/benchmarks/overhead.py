@@ -12,7 +12,7 @@ the one rule of the library that costs memory: the state before a step survives 
 On phase space the coefficients are 2x2 matrices, and `torch.bmm(..., out=)` and `baddbmm_` take the place of `mul` and
 `add_`; where only the position or the momentum moves, or the matrix is diagonal, passes over the halves are cheaper.
 
-Stochastic solvers are given one stored tensor as their noise, so that the generator of random numbers is not timed.
+Stochastic solvers are given one stored tensor as their noise; a draw of the default noise is timed by itself.
 
 To add a solver, add a line to :data:`ROWS`; a process with a larger state brings its shape along.
 """
@@ -34,6 +34,7 @@ import diffnum as dn
 
 STEPS, ROUNDS, MILLISECONDS = 50, 24, 8
 SHAPE, PHASE_SPACE = (16, 3, 32, 32), (16, 2, 3, 32, 32)
+DRAWS = (20_000, 2), (64, 3, 32, 32)  # many small rows, few large ones
 ORDERS = (1, 2, 3, 4)  # of gDDIM, on VP and on CLD
 WEIGHTS = (0.99, 0.03, -0.01, 0.002, -0.001, 0.001)  # of the state, slopes and draw in a sum: some numbers
 
@@ -452,6 +453,18 @@ def first_grid(row: Row, rounds: int = 5) -> float:
         cold, warm = (timed(run, 1) for _ in range(2))
         extra.append(cold - warm)
     return statistics.median(extra) / STEPS
+
+
+def noise(rounds: int = ROUNDS) -> dict[str, float]:
+    """What a draw of the default noise costs, in calls of `torch.randn_like`: medians over rounds, by shape."""
+    ratios = {}
+    for shape in DRAWS:
+        u, source = torch.empty(shape), dn.noise.Seeded(0)
+        pair = [partial(source, u), partial(torch.randn_like, u)]
+        counts = [enough(run) for run in pair]
+        each = [[timed(run, count) for run, count in zip(pair, counts, strict=True)] for _ in range(rounds)]
+        ratios[" x ".join(map(str, shape))] = statistics.median(ours / theirs for ours, theirs in each)
+    return ratios
 
 
 def measured(row: Row, pipe: Any) -> None:

@@ -32,6 +32,23 @@ def corrector_pays() -> Verdict:
 
 
 @claim(
+    "Old noise predictions are extrapolated by polynomials in t, whatever the process",
+    where="section 4",
+    kind="implicit",
+    page="gddim-stable",
+)
+def extrapolated_in_time() -> Verdict:
+    vp, cosine = dn.VP(), dn.VP.cosine()
+    grown = {
+        "linear": analysis.growth(vp, "pndm_variable", grids.log_snr(vp, 20), variable="t"),
+        "cosine": analysis.growth(cosine, "pndm_variable", grids.log_snr(cosine, 20), variable="t"),
+        "fewer_nodes": analysis.growth(cosine, "gddim", grids.log_snr(cosine, 20), order=4),
+    }
+    saw = f"four nodes, 20 steps in log-SNR from the prior: errors of the noise grow {table(grown, '.0e')} times"
+    return conditional("the schedule is linear", grown["linear"] < 1e4, grown["cosine"] < 1e4, saw, grown)
+
+
+@claim(
     "K = R is better than K = L",
     where="section 5, table 2",
     kind="headline",

@@ -8,11 +8,11 @@ from diffnum.measure import analysis
 
 
 @lru_cache(maxsize=32)
-def cld_errors(steps: tuple[int, ...], t_end: float = 0.05, **options) -> analysis.Convergence:
-    """`gddim` with options on CLD and the smooth target, quadratic grid, four starts."""
+def cld_errors(steps: tuple[int, ...], t_end: float = 0.05, count: int = 4, **options) -> analysis.Convergence:
+    """`gddim` with options on CLD and the smooth target, quadratic grid; so many starts."""
     exact = problem("smooth", "cld")
     rule = analysis.ladder(grids.quadratic, exact.process, t_end=t_end)
-    u, end = truth("smooth", "cld", exact.process.t_max, t_end, 4)
+    u, end = truth("smooth", "cld", exact.process.t_max, t_end, count)
     return analysis.convergence(exact, "gddim", u, rule, steps, truth=end, **options)
 
 

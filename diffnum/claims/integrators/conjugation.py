@@ -1,15 +1,17 @@
 """Conjugate integrators: the transform, its special cases, lambda, the stability theorem."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 
 import diffnum as dn
 from diffnum import grids
 from diffnum.claims.integrators.settings import REVIEWS, error, paths, phase_space, slope
-from diffnum.claims.measure import zero
+from diffnum.claims.measure import problem, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, not_tried, several, verdict
 from diffnum.coefficients import act, time_quadrature
+from diffnum.denoisers import targets
 from diffnum.derive import psld as derive
 from diffnum.measure import analysis
 
@@ -39,9 +41,16 @@ def conjugate_transform() -> Verdict:
     derived="diffnum.derive.psld.ddim_residuals",
 )
 def b_zero_on_vp_is_ddim() -> Verdict:
-    rest = zero(*derive.ddim_residuals())
-    saw = f"SymPy leaves {'nothing' if rest else 'a rest'}: A = 1/alpha, Phi = sigma/alpha"
-    return verdict(rest, saw, {})
+    rest, exact = zero(*derive.ddim_residuals()), problem()
+    u, times = targets.starts(exact.process), grids.log_snr(exact.process, 20)
+    settings: tuple[tuple[str, dict[str, Any]], ...] = (("ddim", {}), ("gddim", {"order": 1}), ("gddim", {}))
+    ends = [dn.solve(exact, s, u, times, **o).u for s, o in settings]
+    gap = [(end - ends[0]).abs().max().item() for end in ends[1:]]
+    saw = (
+        f"SymPy leaves {'nothing' if rest else 'a rest'}: A = 1/alpha, Phi = sigma/alpha; 20 steps of the exponential "
+        f"integrator with one node agree with DDIM to 1e-10, with the default's nodes they are {gap[1]:.1e} away"
+    )
+    return verdict(rest and gap[0] < 1e-10 < gap[1], saw, {"more_nodes": gap[1]})
 
 
 def apart(one: dict, other: dict, steps: int = 50) -> float:
@@ -155,8 +164,7 @@ def lambda_ddim_better() -> Verdict:
         for B in ("lambda", "lambda_ones") for n in (25, 50)
     }  # fmt: skip
     parts = {
-        f"{'I' if B == 'lambda' else 'II'} with {n} evaluations": verdict(r < 0.95, "", {})
-        for (B, n), r in best.items()
+        f"{'I' if B == 'lambda' else 'II'} with {n} evaluations": verdict(r < 0.8, "", {}) for (B, n), r in best.items()
     }
     saw = "least error over lambda, over that of B = 0: " + ", ".join(
         f"{k.replace(' with', ',')} {r:.2f}" for k, r in zip(parts, best.values(), strict=True)

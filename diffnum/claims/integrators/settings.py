@@ -23,7 +23,7 @@ def phase_space(Gamma: float = 0.01) -> dn.Problem:
 
 
 @lru_cache(maxsize=8)
-def paths(end: float, count: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+def paths(end: float, count: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
     """Start states at t = 1 and the exact states at the end."""
     exact = phase_space()
     u = exact.process.prior((count, 3), dtype=torch.float64, seed=0)

@@ -1,0 +1,282 @@
+"""Noise: a function of seed, stream, index, draw and place alone; its quality; what goes on and what starts anew."""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from scipy import stats
+
+import diffnum as dn
+from diffnum import grids, noise
+from diffnum.measure.analysis import law
+from diffnum.noise import PERTURB, PRIOR, STEPS, Replay, Seeded
+from diffnum.runner import draws_noise
+
+WORD = 2**64
+LARGEST = math.sqrt(66 * math.log(2))  # at u = 2^-33
+BAND = 4.5  # standard deviations: of 1000 fair statistics one is beyond with probability 0.7 %
+
+
+# ------------------------------------------------------------------------------------------------------ the numbers
+def by_hand(seed, stream, index, draw, place):
+    """The definition, in Python's integers and floats."""
+
+    def mixed(z, key=0):
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % WORD
+        z = (z + key) % WORD
+        return (z ^ z >> 27) * 0x94D049BB133111EB % WORD
+
+    keys = []
+    for key in (0x243F6A8885A308D3, 0x13198A2E03707344):
+        for word in (seed, stream, index * 0x9E3779B97F4A7C15):
+            key = mixed((key + word) % WORD)
+            key ^= key >> 32
+        keys.append(key)
+    a, b = keys
+    w = mixed((a + 0x9E3779B97F4A7C15 * ((draw << 32) + place // 2)) % WORD, b)
+    upper, lower = (w >> 32 ^ 1 << 31) + 0.5, (w ^ w >> 32) % 2**32
+    angle = math.pi * (lower - (lower >> 31 << 32)) / 2**31
+    return math.sqrt(-2 * math.log(upper / 2**32)) * (math.sin if place % 2 else math.cos)(angle)
+
+
+def test_the_definition():
+    indices = (0, 1, 2**63, WORD - 1)
+    for seed, stream in ((0, STEPS), (5, PRIOR), (WORD - 1, 2**63 + 1)):
+        source = Seeded(seed, indices, stream)
+        for draw in range(3):
+            z = source.normal((4, 5))
+            hand = [[by_hand(seed, stream, i, draw, j) for j in range(5)] for i in indices]
+            torch.testing.assert_close(z, torch.tensor(hand, dtype=torch.float64), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(40_001, 1), (20_011, 3), (301, 515), (3, 70_001)])
+def test_any_part_of_a_batch_is_the_same_bit_for_bit(shape, monkeypatch):
+    """In every layout and with every cut into blocks; an event is the beginning of a longer one."""
+    batch, size = shape
+    whole = Seeded(9).normal(shape)
+    assert torch.equal(Seeded(9)(torch.zeros(shape)), whole.float())
+    assert torch.equal(Seeded(9)(torch.zeros(shape, dtype=torch.bfloat16)), whole.bfloat16())
+    for block, start, rows, part in ((7, 1, 100, size), (2**15, 0, 1, size), (1000, batch // 3, 1500, (size + 1) // 2)):
+        monkeypatch.setattr(noise, "BLOCK", block)
+        index = range(start, min(start + rows, batch))
+        assert torch.equal(Seeded(9, index).normal((len(index), part)), whole[start : index.stop, :part])
+
+
+def test_the_ends_of_the_generator_are_finite():
+    """u from 2^-33 to 1 - 2^-33, all angles: no infinity, no NaN, and nothing beyond 6.77."""
+    words = torch.tensor([-(2**63), -1, 0, 2**63 - 1, 2**62, -(2**62), 2**31, -(2**31)])
+    one, two = noise._normals(words, *(torch.empty_like(words) for _ in range(3)))
+    radius = torch.hypot(one, two)
+    assert radius.isfinite().all()
+    assert radius.max().item() == pytest.approx(LARGEST, rel=1e-12)
+    assert 0 < radius.min().item() < 2e-5
+
+
+def ordinary(name, value, deviation):
+    assert abs(value) < BAND * deviation, f"{name}: {value / deviation:.1f} standard deviations"
+
+
+def standard_normal(name, z):
+    """Moments, and the Kolmogorov-Smirnov test at 0.1 %."""
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
+        ordinary(f"{name}, moment {power}", (z**power).mean().item() - moment, math.sqrt(variance / z.numel()))
+    assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3, name
+
+
+def independent(name, a, b):
+    """Correlations of the numbers, their squares and their absolute values."""
+    deviation, size = 1 / math.sqrt(a.numel()), math.sqrt(2 / math.pi)
+    ordinary(f"{name}, numbers", (a * b).mean().item(), deviation)
+    ordinary(f"{name}, squares", ((a**2 - 1) * (b**2 - 1)).mean().item() / 2, deviation)
+    ordinary(f"{name}, one and square", (a * (b**2 - 1)).mean().item() / math.sqrt(2), deviation)
+    ordinary(f"{name}, sizes", ((a.abs() - size) * (b.abs() - size)).mean().item() / (1 - size**2), deviation)
+
+
+def test_noise_is_standard_normal_and_neighbours_are_independent():
+    source = Seeded(1)
+    sets = {
+        "place": Seeded(12345).normal((4, 2**16)).mT,
+        "index": Seeded(7).normal((2**16, 4)),
+        "draw": torch.stack([source.normal((2**10, 8)) for _ in range(32)]),
+        "seed": torch.stack([Seeded(seed).normal((32, 32)) for seed in range(256)]),
+        "seed and index": torch.cat([Seeded(k, [k]).normal((1, 1024)) for k in range(256)]),
+        "stream": torch.stack([Seeded(0, stream=k).normal((32, 32)) for k in range(256)]),
+    }
+    for name, z in sets.items():
+        standard_normal(name, z)
+        for lag in (1, 2, 3, 4, 8, 16):
+            independent(f"{name}, {lag} apart", z[lag:], z[:-lag])
+        standard_normal(f"sum over {name}", z.sum(0) / math.sqrt(len(z)))
+
+
+def test_every_bit_of_a_key_matters():
+    z = Seeded(0).normal((64, 256))
+    for bit in range(0, 64, 3):
+        independent(f"bit {bit} of the seed", Seeded(1 << bit).normal((64, 256)), z)
+        independent(f"bit {bit} of the stream", Seeded(0, stream=1 << bit).normal((64, 256)), z)
+        independent(f"bit {bit} of the index", Seeded(0, [1 << bit] * 64).normal((64, 256))[:1], z[:1])
+
+
+def test_no_word_comes_twice():
+    """A birthday test: of 2^20 words of 64 bits, seen as float64 numbers, two agree with probability 1e-4."""
+    source = Seeded(0)
+    drawn = torch.cat([source.normal((128, 512))[:, ::2].flatten() for _ in range(32)])
+    assert len(drawn.unique()) == 2**20
+
+
+def test_noise_depends_on_seed_and_index_alone():
+    whole = dn.VP().prior((7, 5), seed=3, dtype=torch.float64)
+    for a, b in ((0, 3), (3, 7), (6, 7)):
+        part = dn.VP().prior((b - a, 5), seed=3, indices=range(a, b), dtype=torch.float64)
+        assert torch.equal(part, whole[a:b])
+    assert torch.equal(dn.VP().prior((7, 5), seed=3), whole.float())
+    assert not torch.equal(dn.VP().prior((7, 5), seed=4, dtype=torch.float64), whole)
+    one, two = (dn.VP().prior((k, 5), torch.Generator().manual_seed(0)) for k in (4, 9))
+    assert torch.equal(one, two[:4])
+
+
+def test_streams_do_not_share_numbers():
+    u = torch.zeros(4, 6, dtype=torch.float64)
+    first, second = (noise.Seeded(0)(u) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, dn.VP().prior((4, 6), seed=0, dtype=torch.float64))
+    source = noise.Seeded(0)
+    a, b = source(u), source(u)
+    assert not torch.equal(a, b)
+    source.restart()
+    assert torch.equal(source(u), a)
+
+
+def test_streams_of_the_library_are_independent():
+    process = dn.VP()
+    streams = {"steps": STEPS, "prior": PRIOR, "perturb": PERTURB}
+    streams |= {f"a run from {t}": noise.stream_of(t, process) for t in (0.9, 0.9 - 1e-12, 0.5)}
+    drawn = {name: Seeded(0, stream=stream).normal((64, 1024)) for name, stream in streams.items()}
+    for one, other in combinations(drawn, 2):
+        independent(f"{one} and {other}", drawn[one], drawn[other])
+    assert noise.stream_of(1.0, process) == STEPS
+
+
+def test_replay():
+    draws = [torch.full((2, 3), float(i)) for i in range(2)]
+    source, u = noise.Replay(draws), torch.zeros(2, 3, dtype=torch.float64)
+    assert source(u).dtype == torch.float64
+    source(u)
+    with pytest.raises(ValueError, match="2 entries"):
+        source(u)
+    source.restart()
+    with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
+        source(torch.zeros(5, 3))
+
+
+def test_bad_noise():
+    with pytest.raises(ValueError, match="seed holds -1"):
+        noise.Seeded(-1)
+    with pytest.raises(TypeError, match="whole number"):
+        noise.Seeded(1.5)
+    source = noise.Seeded(0)
+    source(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="one source per batch"):
+        source(torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="indices"):
+        noise.Seeded(0, [-1])
+    with pytest.raises(ValueError, match="one index per row"):
+        noise.Seeded(0, [0, 1])(torch.zeros(3, 2))
+    with pytest.raises(TypeError, match="is not a torch"):
+        dn.VP().prior((2, 2), generator=42)
+    with pytest.raises(ValueError, match="leave one out"):
+        dn.VP().prior((2, 2), torch.Generator(), seed=1)
+
+
+# ---------------------------------------------------------------------------------------------- who goes on, who not
+def test_a_stochastic_solver_gets_its_noise(vp):
+    def jitter(problem, u, times, noise):
+        for _ in times[1:]:
+            u = u + noise(u)
+            yield u
+
+    draws = [torch.ones_like(vp.u), 2 * torch.ones_like(vp.u)]
+    replay = noise.Replay(draws)
+    for _ in range(2):  # a replay starts anew with each solve
+        torch.testing.assert_close(dn.solve(vp.problem, jitter, vp.u, [1.0, 0.5, 0.2], noise=replay).u, vp.u + 3)
+    runs = [
+        dn.solve(vp.problem, jitter, vp.u, [1.0, 0.5], generator=torch.Generator().manual_seed(s)).u for s in (0, 0, 1)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    with pytest.raises(TypeError, match="deterministic"):
+        dn.solve(vp.problem, "ddim", vp.u, [1.0, 0.5], noise=replay)
+
+
+def test_a_source_goes_on_from_run_to_run(vp):
+    """A ``Seeded`` source given to two runs does not repeat itself; ``restart`` is there for who wants that."""
+    source = Seeded(3)
+    runs = [dn.solve(vp.problem, "ancestral", vp.u, [1.0, 0.5], noise=source).u for _ in range(2)]
+    source.restart()
+    assert not torch.equal(runs[0], runs[1])
+    assert torch.equal(dn.solve(vp.problem, "ancestral", vp.u, [1.0, 0.5], noise=source).u, runs[0])
+    source.restart()
+    whole = dn.solve(vp.problem, "ancestral", vp.u, [1.0, 0.5, 0.2], noise=source).u
+    source.restart()
+    middle = dn.solve(vp.problem, "ancestral", vp.u, [1.0, 0.5], noise=source).u
+    assert torch.equal(dn.solve(vp.problem, "ancestral", middle, [0.5, 0.2], noise=source).u, whole)
+
+
+SOURCES = {
+    "default": dict,
+    "one source": lambda: {"noise": Seeded(0)},
+    "one generator": lambda: {"generator": torch.Generator().manual_seed(0)},
+}
+STOCHASTIC = [
+    name for name, f in dn.solvers.registry.items() if draws_noise(f) and "isotropic" in f.families
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pieces", [2, 100])
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_run_in_pieces_has_new_noise_in_each(name, source, pieces):
+    """Data N(0, 1), 100 steps of VP: the variance is that of the method, within 4.5 of its standard deviations.
+
+    One that saw the same noise in each of 100 pieces had a standard deviation of 6.4 to 6.8 in place of 1.
+    """
+    problem, rows = dn.Problem(dn.VP(), dn.Gaussian([0.0], [1.0])), 4000
+    times = grids.uniform(problem.process, 100)
+    options = {"order": 1, "phi": "x^2"} if name == "er_sde" else {}  # of first order every piece is as good as the run
+    variance = law(problem, name, times, **options)[1].item()
+    u, given = problem.prior((rows, 1), dtype=torch.float64), SOURCES[source]()
+    stride = 100 // pieces
+    for start in range(0, 100, stride):
+        u = dn.solve(problem, name, u, times[start : start + stride + 1], **given, **options).u
+    assert 0.8 < variance < 1.2
+    ordinary("variance", u.var().item() / variance - 1, math.sqrt(2 / rows))
+    ordinary("mean", u.mean().item(), math.sqrt(variance / rows))
+
+
+def test_a_default_run_is_reproducible(vp):
+    for times in ([1.0, 0.5], [0.8, 0.5]):
+        one, two = (dn.solve(vp.problem, "ancestral", vp.u, times).u for _ in range(2))
+        assert torch.equal(one, two)
+    given = Seeded(0, stream=noise.stream_of(0.8, vp.process))
+    assert torch.equal(dn.solve(vp.problem, "ancestral", vp.u, [0.8, 0.5], noise=given).u, two)
+
+
+@pytest.mark.parametrize("make", [dn.VP, dn.VE, dn.CLD, lambda: dn.Blurring((8, 8))], ids=["vp", "ve", "cld", "blur"])
+def test_perturb_goes_on_with_a_source(make):
+    process = make()
+    x0, t = torch.zeros(3, 8, 8, dtype=torch.float64), 0.5 * process.t_max
+    root = process.cholesky(t)
+
+    def drawn(**given):
+        return process.perturb(x0, t, **given)
+
+    assert torch.equal(drawn(), drawn())
+    assert not torch.equal(drawn(), dn.coefficients.act(root, process.prior(drawn().shape, dtype=torch.float64)))
+    assert torch.equal(drawn(), dn.coefficients.act(root, Seeded(0, stream=PERTURB)(drawn())))
+    for given in ({"generator": torch.Generator().manual_seed(1)}, {"noise": Seeded(1)}):
+        assert not torch.equal(drawn(**given), drawn(**given))
+    n = torch.ones_like(drawn())
+    assert torch.equal(drawn(noise=Replay([n])), dn.coefficients.act(root, n))
+    with pytest.raises(ValueError, match="leave one out"):
+        drawn(noise=Seeded(1), generator=torch.Generator())
