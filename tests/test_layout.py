@@ -55,6 +55,7 @@ FLOORS = {
     "interop.needed": 5.9,
     "interop.audit.bench": 6,
     "interop.audit": 6.1,
+    "interop.audit.of_diffnum": 6.6,
     "interop.golden": 6.6,
     "interop.samplers": 6.1,
     "interop.scheduler": 6.1,
