@@ -30,7 +30,7 @@ BATCH = 32  # images per network call: larger batches are no faster on two cores
 @explained
 def sample(
     solver: str = typer.Option(
-        "unipc:order=3",
+        "exponential_adams:order=4",
         help="How to integrate, as NAME or NAME:key=value; `diffnum solvers` lists them. The default has the smallest "
         "error of all on average at 6 to 50 evaluations; F-PNDM, the book's example, spends 9 more than steps.",
     ),
