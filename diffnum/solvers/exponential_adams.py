@@ -26,7 +26,7 @@ name                   prediction  variable     what else
 `dpmpp_2m`             data        log_snr      the slope times h/2
 `dpmpp_3m`             data        log_snr      exact weights; `published`: the curvature halved, order 2
 `unipc`                either      log_snr      a corrector without evaluations; two nodes: the slope times h/2
-azula's `zEAB, xEAB`   either      log_snr      noise, data; the ramp
+azula's `zEAB, xEAB`   either      log_snr      the ramp
 =====================  ==========  ===========  ==================================================================
 """
 
