@@ -9,7 +9,7 @@ from typing import Any
 
 from diffnum.arguments import choose
 
-PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve", "cld", "psld", "blurring")
+PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve", "rectified", "cld", "psld", "blurring")
 GRIDS = ("log_snr", "quadratic", "uniform", "karras", "sigma", "alternating", "from_table")
 
 
@@ -17,7 +17,7 @@ def process(name: str) -> Any:
     """The process of that name, with its usual parameters; ``vp-ddpm`` has the table of Ho et al. (2020)."""
     import torch
 
-    from diffnum.processes import CLD, PSLD, VE, VP, Blurring
+    from diffnum.processes import CLD, PSLD, VE, VP, Blurring, RectifiedFlow
 
     choose("process", name, PROCESSES)
     makers: dict[str, Callable[[], Any]] = {
@@ -25,6 +25,7 @@ def process(name: str) -> Any:
         "vp-cosine": VP.cosine,
         "vp-ddpm": lambda: VP.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64, device="cpu")),
         "ve": VE,
+        "rectified": RectifiedFlow,
         "cld": CLD,
         "psld": PSLD,
         "blurring": lambda: Blurring((32, 32)),

@@ -75,9 +75,9 @@ def _growth(process: Any, solver: Callable[..., Any], times: tuple[float, ...], 
 def look(process: Any, name: str, solver: Callable[..., Any], times: list[float], options: dict[str, Any]) -> None:
     """Warn before a run whose errors grow beyond :data:`BOUND`; tried once for a grid, on data of its own.
 
-    Left out are grids of more than :data:`LONGEST` steps and processes of images.
+    Left out are runs from data to noise, grids of more than :data:`LONGEST` steps and processes of images.
     """
-    if len(times) - 1 > LONGEST or process.family == "blurring":
+    if times[0] < times[-1] or len(times) - 1 > LONGEST or process.family == "blurring":
         return
     try:
         grown = _growth(process, solver, tuple(times), tuple(options.items()))
