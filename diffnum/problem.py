@@ -70,7 +70,7 @@ class Problem(Frozen):
         return self.changed(_counts=[count, *self._counts])
 
     def last_x0(self) -> Tensor | None:
-        """The clean prediction of the last evaluation of a run that :func:`diffnum.steps` looks at; no evaluation."""
+        """The clean prediction of the last evaluation of a run that :func:`diffnum.runner.steps` looks at; no evaluation."""
         if self._counts[0].last is None:
             return None
         x, level, out, clean = self._counts[0].last
