@@ -172,7 +172,7 @@ def test_other_bad_grids():
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        ([1e-3, 0.5, 1.0], "decrease strictly"),
+        ([1e-3, 0.5, 0.4], "decrease strictly"),
         ([1.0, 0.5, 0.5, 0.1], "decrease strictly"),
         ([1.0, math.nan, 0.1], "not finite"),
         ([1.0, -0.1], "lives on"),
