@@ -17,6 +17,7 @@ from diffnum.cli.common import (
     make_device,
     sheet_fits,
     solver_options,
+    solver_with_options,
     writable,
 )  # fmt: skip
 from diffnum.images.processes import Team
@@ -30,8 +31,12 @@ FOLDER_BATCH = 50  # that of `diffnum quality`, which then scores the same files
 @app.command()
 @explained
 def sample(
-    solver: str = typer.Option("f_pndm", help="How to integrate; `diffnum solvers` lists them."),
-    steps: int = typer.Option(20, help="Steps of the grid. F-PNDM spends steps + 9 network evaluations."),
+    solver: str = typer.Option(
+        "exponential_adams:order=4",
+        help="How to integrate, as NAME or NAME:key=value; `diffnum solvers` lists them. The default has the smallest "
+        "error of all on average at 6 to 50 evaluations; F-PNDM, the book's example, spends 9 more than steps.",
+    ),
+    steps: int = typer.Option(20, help="Steps of the grid, for most methods as many network evaluations."),
     process: str = typer.Option(
         "vp", help=f"Noising process: {', '.join(PROCESSES)}. One network serves all but blurring."
     ),
@@ -67,13 +72,13 @@ def sample(
 ) -> None:
     """Draw images with a network and write them to one sheet.
 
-    64 CIFAR-10 images by F-PNDM in 20 steps (29 network evaluations):
+    64 CIFAR-10 images in 20 network evaluations:
 
         diffnum sample
 
     The same start noise through DDIM at the same cost, and Heun's method on VE:
 
-        diffnum sample --solver ddim --steps 29 --out ddim.png
+        diffnum sample --solver ddim --out ddim.png
 
         diffnum sample --solver heun --process ve --grid karras --out ve.png
 
@@ -121,10 +126,10 @@ def sample(
     from diffnum.images import quality, shards
     from diffnum.measure import plots
     from diffnum.measure.analysis import evaluations
-    from diffnum.solvers import find
 
-    run, where = find(solver), make_device(device)
-    options = solver_options(run, option)
+    run, options = solver_with_options(solver)
+    name = solver.partition(":")[0]
+    where, options = make_device(device), options | solver_options(run, option)
     noising = named.process(process)
     times = named.grid(grid)(noising, steps, t_end=t_end)
     claimed = evaluations(noising, run, len(times) - 1, float(times[-1]), **options)
@@ -165,7 +170,7 @@ def sample(
     pixels = plots.to_uint8(x)  # refuses NaN before anything is written
     if arrays is not None:
         about: dict[str, Any] = {
-            "images": pixels.numpy(), "x": x.numpy(), "seed": seed, "solver": solver, "steps": steps, "nfe": nfe,
+            "images": pixels.numpy(), "x": x.numpy(), "seed": seed, "solver": name, "steps": steps, "nfe": nfe,
             "grid": grid, "times": times.numpy(), "process": process, "denoise": denoise, "options": repr(options),
             "dtype": dtype, "device": str(where), "network": network, "weights_sha256": getattr(denoiser, "sha256", ""),
             "half": half, "compile": compile,

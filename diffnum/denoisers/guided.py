@@ -225,7 +225,7 @@ def load(
         label: a class by name or number, or a list with one per row; only with ``guidance``.
         half: evaluate the network in bfloat16; states stay as they are. Faster where the processor is fast at it, and
             wrong by about 1 %, which no number of steps removes.
-        compile: compile the network (:meth:`Network.compiled`): a minute at the start, faster calls after it.
+        compile: compile the network (``Network.compiled``): a minute at the start, faster calls after it.
 
     Raises:
         KeyError: no network of that name. DiffnumError: a file is missing or altered, or the guide is another's.

@@ -139,13 +139,20 @@ def multistep(
     known = (problem.process, tuple(times), order, variable, prediction)
     predict, correct = table(*known, rule=rule), table(*known, ahead=True, rule=rule) if corrector else []
     classical = order - 1 if start == "runge_kutta" else 0
-    past, before = [], u
+    kept = order if corrector else order - 1  # of the past, while the network runs
+    past: list[Tensor] = []
+    before: Any = u if corrector else None  # where the last step began, once corrected
     for i, (t, s) in enumerate(pairwise(times)):
         new = white(problem, u, t, prediction) if start == "analytic" and i == 0 else field(u, t)
-        if corrector and i > classical:
-            u = combine(correct[i - 1], (before, new, *past))
-        past, before = [new, *past[: order - 1]], u
-        u = classical_step(problem, u, new, t, s, prediction) if i < classical else combine(predict[i], (u, *past))
+        if corrector:
+            before = u = combine(correct[i - 1], (before, new, *past)) if i > classical else u
+            past = past[: order - 1]
+        if i < classical:
+            u = classical_step(problem, u, new, t, s, prediction)
+        else:
+            u = combine(predict[i], (u, new, *past))
+        past = [new, *past][:kept]
+        del new
         yield u
 
 
