@@ -68,6 +68,16 @@ def options(folder, out, **more):
     return {**plain, "amp": False, "average": 100, "lr": 2e-3, "validation_images": 8, **more}
 
 
+def test_bfloat16_takes_the_steps_of_float32(folder, tmp_path):
+    """A cast weight that outlives its step leaves the first network's gradients, and the loss where it was."""
+    losses = []
+    for amp in (False, True):
+        path = training.train(**options(folder, tmp_path / str(amp), kind="edm", images=400, amp=amp))
+        card = json.loads(path.with_suffix(".json").read_text())
+        losses.append(np.mean([row["weighted"] for row in card["validation"]]))
+    assert losses[1] < 1.05 * losses[0], "in bfloat16 the loss falls as in float32"
+
+
 @pytest.mark.parametrize("kind", ["edm", "blurring"])
 def test_training_lowers_the_loss(folder, tmp_path, kind):
     path = training.train(**options(folder, tmp_path / "net", kind=kind, images=400))

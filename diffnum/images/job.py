@@ -90,7 +90,9 @@ class Job:
         batch, n = given["batch"], given["batch"] // self.world
 
         def forward(*inputs: Tensor) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):  # the network alone: a DCT needs digits
+            # The network alone: a DCT needs digits. No cache: inside another context it would outlive the step, and
+            # every step would see the weights of the first.
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.amp, cache_enabled=False):
                 return self.forward(*inputs)
 
         losses, levels = self.task.loss(forward, n, generator, run.images + self.rank * n, given["seed"])
