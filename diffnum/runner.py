@@ -114,6 +114,8 @@ def method(
             problem.check(u)
             if extrapolates:
                 look(problem.process, name, function, grid, given)
+            if grid is not times:
+                problem = problem.run(u).on(u, grid)
             return function(problem, u, grid, **given)
 
         claims = {
@@ -249,9 +251,10 @@ def solve(
         options |= {"noise": _like_the_state(options["noise"], name)} if draws_noise(run) else {}
     if gradients:
         u = _recordable(u)
-    problem, states = problem.run(arguments.state("u", u)), [u]
+    grid, states = Checked(times.tolist()), [u]
+    problem = problem.run(arguments.state("u", u)).on(u, grid)
     with torch.set_grad_enabled(gradients):
-        steps = run(problem, u, Checked(times.tolist()), **options)
+        steps = run(problem, u, grid, **options)
         if not isinstance(steps, Iterator):
             raise DiffnumError(
                 f"{name} returned {type(steps).__name__}; a solver is a generator: yield u after each step"
