@@ -84,7 +84,7 @@ def tame(process: Any, times: list[float]) -> bool:
 
 
 def look(process: Any, name: str, solver: Callable[..., Any], times: list[float], options: dict[str, Any]) -> None:
-    """Warn before a run whose errors grow beyond :data:`BOUND`; tried once for grids that are alike, on data of its own.
+    """Warn before a run whose errors grow beyond :data:`BOUND`; tried on data of its own, once for all grids alike.
 
     Left out are grids that are :func:`tame` or have more than :data:`LONGEST` steps, and processes of images. Grids are
     alike if the times of one are within about 6 % of those of the other.
