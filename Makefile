@@ -42,7 +42,7 @@ CHOSEN    = $(if $(LAB),$(firstword $(wildcard $(LAB) notebooks/$(LAB) notebooks
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup core sample test lint types unit notebooks book portable portable-quick lab gpu-check gpu-train \
-  bench quality claims gallery format execute clean distclean
+  bench quality claims gallery assignments trial format execute clean distclean
 
 help: ## show this list
 	@echo "diffnum: diffusion samplers as numerical methods"
@@ -134,7 +134,7 @@ $(STAMPS)/types: $(STAMPS)/dev $(LIBRARY)
 
 $(STAMPS)/unit: $(STAMPS)/dev $(LIBRARY) $(TESTS) $(LABS) $(PAGES) README.md
 	@echo "== unit"
-	MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not gpu" -n $(WORKERS) $(PYTEST_ARGS)
+	MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not gpu and not trial" -n $(WORKERS) $(PYTEST_ARGS)
 	@touch "$@"
 
 # Warnings of the notebook tools are not ours; what a notebook prints to stderr is compared and so still counts.
@@ -186,6 +186,13 @@ claims: $(STAMPS)/dev ## measure every claim of the papers anew and store the ve
 
 gallery: $(STAMPS)/dev ## errors, orders and contact sheets of every solver with the shipped network (less than an hour)
 	$(PY) -m tests.benchmarks.gallery $(ARGS)
+
+assignments: $(STAMPS)/core ## build the students' notebooks of all assignments from tests/solutions
+	$(PY) -m diffnum.classroom.assignments notebooks/assignments
+
+# Every right, wrong and harmful solver, every assignment; with nbgrader installed (extra classroom) all of that, too.
+trial: $(STAMPS)/dev ## the whole trial of the grader behind `diffnum check` (a quarter of an hour)
+	MPLBACKEND=agg OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_classroom.py $(PYTEST_ARGS)
 
 # --------------------------------------------------------------------------------------------------------- upkeep
 format: $(STAMPS)/dev ## format the code and apply the safe fixes of ruff

@@ -16,6 +16,7 @@ from torch import Tensor
 from diffnum import arguments
 
 Grid = Callable[..., Tensor]
+PRIOR = 20.0  # sigma/alpha from where on little enough of the data is left to start from pure noise
 FLOAT32 = 2**-23  # relative distance of neighbours in float32
 
 
@@ -62,14 +63,41 @@ def sigma(process: Any, steps: int, t_end: float | None = None, t_start: float |
     return _decreasing(process.time_of_rho(ratios), first, last, "sigma")
 
 
-def from_table(
-    process: Any, steps: int, t_end: float | None = None, t_start: float | None = None, size: int = 1000
+def alternating(
+    process: Any, steps: int, t_end: float | None = None, t_start: float | None = None, ratio: float = 3.0
 ) -> Tensor:
-    """Equal strides through a discrete table: every time is a multiple of ``1/N``.
+    """Steps in the log signal-to-noise ratio whose lengths alternate, 1 : ``ratio``, however many there are.
 
-    ``t_end=0`` is the step choice of PNDM: indices ``(steps - 1) stride, ..., stride, 0`` with ``stride = N // steps``,
-    then the clean level. Index k stands at ``t = (k + 1)/N``. Otherwise the strides end at the level nearest ``t_end``.
-    The top of the table is skipped where the stride does not divide it, as in the published code.
+    On every other grid here the ratio of neighbouring steps goes to 1 as steps are added, and a method with the weights
+    of equal steps profits from that. This one is rough at any number of steps: it shows which orders are those of
+    smooth grids. With ``t_end=0`` the last step jumps from the default end to 0.
+    """
+    ratio = arguments.number("ratio", ratio, 0.01, 100.0, usual=3)
+    steps, first, last = _ends(process, steps, t_end, t_start)
+    if last == 0:
+        return _jump_to_zero(alternating, process, steps, first, ratio=ratio)
+    lengths = torch.ones(steps, dtype=torch.float64, device="cpu")
+    lengths[1::2] = ratio
+    fraction = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]) / lengths.sum()
+    start, end = (process.log_snr(t) for t in (first, last))
+    return _decreasing(process.time_of_log_snr(start + (end - start) * fraction), first, last, "alternating")
+
+
+def from_table(
+    process: Any,
+    steps: int,
+    t_end: float | None = None,
+    t_start: float | None = None,
+    size: int = 1000,
+    published: bool | None = None,
+) -> Tensor:
+    """Strides through a discrete table: every time is a multiple of ``1/N``. Index k stands at ``t = (k + 1)/N``.
+
+    As published, strides are equal, and what does not divide is left out at the *top*: with ``t_end=0`` the step choice
+    of PNDM, indices ``(steps - 1) stride, ..., stride, 0`` with ``stride = N // steps`` and then the clean level,
+    otherwise equal strides down to the level nearest ``t_end``. So 500 steps of 1,000 levels start at t = 0.501, and a
+    state from the prior does not belong there. By default such strides are replaced by the most even ones from the top;
+    equal strides stay where they leave out less than a stride and less than a tenth of the table.
 
     Args:
         process: its own table gives N where it has one.
@@ -77,8 +105,10 @@ def from_table(
         t_end: where to end.
         t_start: start at most here.
         size: N for a process without a table.
+        published: True for equal strides wherever they start, False for strides from the top.
     """
     steps, first, last = _ends(process, steps, t_end, t_start)
+    arguments.option("published", published, (None, False, True))
     unit = getattr(process, "unit", None)
     size = arguments.whole("size", size) if unit is None else round(1 / unit)
     top, bottom = int(first * size + 1e-9), round(last * size)
@@ -91,7 +121,25 @@ def from_table(
         )
     down = torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu")
     levels = bottom + stride * down if bottom else torch.where(down > 0, 1 + stride * (down - 1), 0.0)
+    if published is False or (published is None and top - levels[0] >= min(stride, top / 10)):
+        levels = (bottom + (top - bottom) * down / steps).round()
     return check_times(levels / size, process)
+
+
+def at_prior(times: Tensor, process: Any) -> Tensor:
+    """The times, if a state from the prior belongs to the first of them.
+
+    Raises:
+        ValueError: less noise than the prior assumes: sigma/alpha is below 20 there, and data of mean 1 would come out
+            with another mean.
+    """
+    first = float(times[0])
+    if first < process.t_max and process.rho(first) < PRIOR:
+        raise ValueError(
+            f"times start at {first:.6g}, where sigma/alpha is {process.rho(first):.3g}: start states from the prior "
+            f"belong to t = {process.t_max:.6g}; take a grid that starts there"
+        )
+    return times
 
 
 def check_times(times: Tensor | list[float], process: Any) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from diffnum.arguments import choose
 
 PROCESSES = ("vp", "vp-cosine", "vp-ddpm", "ve", "cld", "psld", "blurring")
-GRIDS = ("log_snr", "quadratic", "uniform", "karras", "sigma", "from_table")
+GRIDS = ("log_snr", "quadratic", "uniform", "karras", "sigma", "alternating", "from_table")
 
 
 def process(name: str) -> Any:

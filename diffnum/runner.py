@@ -43,7 +43,7 @@ def method(
     paper: str,
     kind: str = "ode",
     families: tuple[str, ...] = ("isotropic",),
-    exact_for: str = "",
+    exact_for: str | None = "",
     reaches_zero: Callable[..., bool] = lambda n, **options: True,
     values: dict[str, tuple[Any, ...] | Callable[[str, Any], Any]] | None = None,
     clock: Callable[..., Callable[[float], float]] | None = None,
@@ -72,7 +72,8 @@ def method(
         paper: author, year, arXiv id, and equation or algorithm.
         kind: "ode" or "sde".
         families: families of processes that the method integrates.
-        exact_for: what it integrates without error, in words.
+        exact_for: what it integrates without error, in words; None for nothing that is known. A registered solver says
+            one of the two; words with "point mass" in them are tested.
         reaches_zero: as a function of the number of steps and of the options.
         values: what each option may be, checked before anything else: a tuple of values, or a function of the
             option's name and value that returns the value to use, or refuses it.
@@ -83,6 +84,8 @@ def method(
 
     def decorate(function: Solver) -> Solver:
         name = function.__name__
+        if register and exact_for == "":
+            raise TypeError(f"{name} does not say what it is exact for: exact_for='a point mass', or None for nothing")
         options = list(inspect.signature(function).parameters)[3:]
         allowed, draws = values or {}, "noise" in options
         # one evaluation a step and order 1: nothing is extrapolated. What is tried beforehand has to be ours.
@@ -125,7 +128,7 @@ def method(
             "nfe": nfe,
             "kind": kind,
             "families": families,
-            "exact_for": exact_for,
+            "exact_for": exact_for or "",
             "paper": paper,
             "reaches_zero": reaches_zero,
             "clock": clock,

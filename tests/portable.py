@@ -27,7 +27,7 @@ ARITHMETICS = {
     "ULPS=4": {"ULPS": "4"},
 }
 FOREIGN = [name for name in ARITHMETICS if ARITHMETICS[name]]
-UNIT = ("-m", "not gpu")
+UNIT = ("-m", "not gpu and not trial")
 LABS = ("-W", "default", "--dist", "loadfile", "--nbval", "--nbval-current-env", "--nbval-sanitize-with",
         "tests/sanitize.cfg", "--nbval-cell-timeout", "3600", "--ignore=notebooks/assignments")  # fmt: skip
 QUICK = "order or exact or golden or empirical or point_mass or reductions"  # in the name of a test, file or lab

@@ -30,10 +30,11 @@ def test_hand_written_forms_call_the_network_as_often_as_the_solver(row, monkeyp
     assert len(calls) == case.nfe
 
 
-def test_every_solver_that_can_be_timed_has_a_row_and_every_row_a_name_of_its_own():
+def test_every_row_is_of_a_registered_solver_and_has_a_name_of_its_own():
+    """A new solver needs no row: what has none stands under `not_measured` in the results."""
     names = [row.name for row in overhead.ROWS]
     assert len(set(names)) == len(names)
-    assert {row.solver for row in overhead.ROWS} == set(dn.solvers.registry)
+    assert {row.solver for row in overhead.ROWS} <= set(dn.solvers.registry)
 
 
 @pytest.mark.parametrize("row", [r for r in overhead.ROWS if r.variable is not overhead.InRho], ids=lambda r: r.name)

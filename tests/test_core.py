@@ -10,7 +10,7 @@ import diffnum as dn
 from diffnum import grids, noise
 from diffnum.coefficients import act, adams_weights, combine
 from diffnum.denoisers.targets import smooth
-from diffnum.measure.analysis import convergence, ladder, reference
+from diffnum.measure.analysis import convergence, ladder, law, reference
 from diffnum.measure.checks import ROUNDED, assert_close, rounding
 from diffnum.runner import draws_noise
 
@@ -357,6 +357,30 @@ def test_table_grids_end_at_zero_only_when_asked(steps):
     for process in (dn.VE(), *(PROCESSES[name] for name in ("linear", "cosine", "table"))):
         size = 1000 if process.t_max <= 1 else 10
         assert grids.from_table(process, steps, t_end=1e-5, size=size)[-1] > 0
+
+
+@pytest.mark.parametrize("t_end", [None, 0.0])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 50, 334, 500, 600, 999])
+def test_table_grids_start_where_the_prior_belongs(steps, t_end):
+    """Data N(1, 1) in closed form: the mean of the samples is 1, up to what the start and the steps of DDIM lose."""
+    process = PROCESSES["table"]
+    times = grids.from_table(process, steps, t_end=t_end)
+    assert grids.at_prior(times, process) is times and times[0] > 0.9
+    assert (
+        times.diff().max() <= -0.5 / 1000 and times.diff().diff().abs()[:-1].max(0).values < 1.5e-3 if steps > 2 else 1
+    )
+    if steps >= 334:
+        mean, _ = law(dn.Problem(process, dn.Gaussian([1.0], [1.0])), "ddim", times)
+        assert mean.item() == pytest.approx(1.0, abs=2e-3)
+
+
+def test_published_strides_start_where_they_did():
+    times = grids.from_table(PROCESSES["table"], 500, t_end=1e-3, published=True)
+    assert times[0] == 0.501 and grids.from_table(PROCESSES["table"], 500, t_end=1e-3)[0] == 1.0
+    with pytest.raises(ValueError, match="start states from the prior belong to t = 1"):
+        grids.at_prior(times, PROCESSES["table"])
+    assert grids.from_table(PROCESSES["table"], 20, t_end=0.0)[0] == 0.951  # PNDM's own choice
+    assert grids.from_table(PROCESSES["table"], 20, t_end=0.0, published=False)[0] == 1.0
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (2, -4), (4,), (2, 5)])

@@ -17,8 +17,9 @@ def stored():
     return json.loads(gallery.OUT.read_text("utf-8"))
 
 
-def test_every_registered_solver_has_a_row_on_a_process_it_can_integrate():
-    assert {row.solver for row in ROWS} == set(dn.solvers.registry)
+def test_every_row_is_of_a_registered_solver_on_a_process_it_can_integrate():
+    """A new solver needs no row: a sheet of pictures is drawn when there is something to see."""
+    assert {row.solver for row in ROWS} <= set(dn.solvers.registry)
     assert len({(row.name, row.process) for row in ROWS}) == len(ROWS)
     for row in ROWS:
         families = dn.solvers.registry[row.solver].families

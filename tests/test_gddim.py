@@ -393,6 +393,15 @@ def test_a_point_mass_in_one_step_on_cld():
     checks.assert_exact(dn.CLD(), "gddim", torch.tensor([1.0, 1e-3]), order=1)
 
 
+@pytest.mark.parametrize("process", [dn.CLD(eps=0.0), dn.PSLD(), dn.PSLD(Gamma=0.0, nu=4.0), dn.CLD()], ids=repr)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_point_mass_down_to_a_start_without_noise(process, steps):
+    """There R is its limit from above: with Gamma = 0 the position follows the momentum, and L is not diagonal."""
+    checks.assert_exact(process, "gddim", grids.uniform(process, steps, t_end=0.0), order=1)
+    near = process.rotation_root(1e-14)
+    assert (process.rotation_root(0.0) - near).abs().max() < 1e-5 * near.abs().max()
+
+
 @processes
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 def test_the_stochastic_step_keeps_the_law_of_a_point(process, lam):

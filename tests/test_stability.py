@@ -37,6 +37,7 @@ UNSTABLE = {
     ("plms", "cosine"): {**STEEP, "log_snr": 20, "karras": 20},
     ("pndm_variable", "cosine"): STEEP,
     ("ab4", "cosine"): {"log_snr": 10, "karras": 10},
+    ("exponential_rk", "cosine"): STEEP,
     ("fon", "cosine"): {"log_snr": 5},
     ("deis", "cosine"): {"log_snr": 20, "karras": 20},
     ("ipndm", "cosine"): {**COARSE, "log_snr": 20, "karras": 20},

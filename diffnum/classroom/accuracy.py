@@ -1,7 +1,5 @@
 """Checks of what a solver computes: limits, orders, exactness. Each returns a sentence, or raises one as a Fault."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -10,25 +8,13 @@ import torch
 from torch import Tensor
 
 from diffnum import grids
-from diffnum.classroom.bench import Bench, Fault, Raised, Unclaimed
+from diffnum.classroom.bench import Bench, Fault, Raised, Unclaimed, apart, plural
+from diffnum.classroom.orders import by_law, locate, measured, subject, told
 from diffnum.classroom.problems import GRIDS, OTHERS
-from diffnum.measure.analysis import (
-    Convergence,
-    convergence,
-    exact_law,
-    law,
-    local_slopes,
-    reference,
-    rms,
-    weak_convergence,
-)
+from diffnum.measure.analysis import exact_law, law, local_slopes, reference, rms
 from diffnum.problem import Problem
-from diffnum.solvers import registry
 
-LADDER = (80, 160, 320)  # the tail that is judged; it goes on to FINEST where slopes have not settled
-FINEST = 1280
 FALLS = 0.75  # four times as many steps must bring the error below this part; order 1 brings a quarter
-ROUGH = {"s_pndm": 1, "f_pndm": 1, "plms": 1, "fon": 1}  # orders of equal-step weights on steps that alternate
 
 
 def error_of(b: Bench, problem: Problem, times: Tensor, **options: Any) -> float:
@@ -38,17 +24,6 @@ def error_of(b: Bench, problem: Problem, times: Tensor, **options: Any) -> float
     mean, cov = law(problem, b.solver, times)
     m, C = exact_law(problem, times[-1].item())
     return max((mean - m).abs().max().item(), (cov - C).abs().max().item())
-
-
-def subject(b: Bench, process: str = "") -> Problem:
-    """The problem on which errors are told: the mixture, or Gaussian data for a stochastic solver or for blurring."""
-    name = process or b.home
-    return b.problem(name, "gaussian" if b.stochastic or name == "blurring" else "mixture")
-
-
-def by_law(b: Bench, problem: Problem) -> bool:
-    """Whether mean and covariance are judged: of a stochastic solver, and on blurring, where they tell everything."""
-    return b.stochastic or problem.process.family == "blurring"
 
 
 def falls(b: Bench, problem: Problem, grid: str, where: str, **ends: float) -> None:
@@ -71,28 +46,65 @@ def falls(b: Bench, problem: Problem, grid: str, where: str, **ends: float) -> N
 def end(b: Bench) -> str:
     """The states that it yields are those at the times of the grid, the last one at the last time."""
     problem = subject(b)
-    times = b.problems.ladder(problem.process)(160)
+    _follows(b, problem)
     if b.stochastic:
-        mean, _ = law(problem, b.solver, times)
-        ends = (times[-1].item(), times[-2].item(), times[-3].item(), problem.process.t_end)
-        away = [(mean - exact_law(problem, t)[0]).abs().max().item() for t in ends]
-        if min(away) * 4 < away[0]:
-            raise Fault("the law of its last state is not that at times[-1]: step to the last time, and no further")
-        return "the law of its last state is nearest to that at the last time"
-    u = b.starts(problem)
+        return _end_of_law(b, problem, b.problems.ladder(problem.process)(160))
+    # Uneven steps: an error in time, which a method of order 1 may have, is no whole number of them everywhere.
+    times, u = b.problems.ladder(problem.process, "uneven")(160), b.starts(problem)
     b.run(problem, u, times, keep=True)
     states, exact = b.solver.states[0], reference(problem, u, times, 1e-9, trajectory=True)
-    for i in (160, 120, 80, 40, 1):
+    strays = []
+    for i in (1, 41, 80, 120, 160):
         gaps = (exact - states[i - 1]).flatten(1).square().mean(1).sqrt()
         at = int(gaps.argmin())
-        if at != i and 4 * gaps[at] < gaps[i]:
-            said = "the last state" if i == 160 else f"state {i}"
+        if at != i and 10 * gaps[at] < gaps[i]:
             near = "the start" if at == 0 else f"times[{at}]={times[at]:.4g}"
-            raise Fault(
-                f"{said} of 160 is the solution at {near}, not at times[{i}]={times[i]:.4g}: "
-                "step from each time of the grid to the next, and yield what you reach"
-            )
+            strays.append(f"state {i} of 160 is the solution at {near}, not at times[{i}]={times[i]:.4g}")
+    if len(strays) > 2 or any("the start" in stray for stray in strays):
+        raise Fault(f"{strays[0]}: step from each time of the grid to the next, and yield what you reach")
     return "each state is the solution at its own time, the last one at times[-1]"
+
+
+def _follows(b: Bench, problem: Problem) -> None:
+    """The last state answers to every time of the grid.
+
+    Raises:
+        Fault: it is the same whether a time is moved or not.
+    """
+    times, u = b.problems.ladder(problem.process)(8), b.starts(problem)
+    end = b.run(problem, u, times)
+    for i in (8, 0, *(() if b.counted else (1, 4, 7))):
+        moved, other = times.clone(), times[i + 1 if i < 8 else i - 1]
+        moved[i] += 0.3 * (other - times[i])
+        if apart(b.run(problem, u, moved), end) < 1e-12:
+            part = {0: "start at", 8: "end at"}.get(i, "stop at")
+            raise Fault(
+                f"its last state stays as it is when times[{i}] is moved from {times[i]:.4g} to {moved[i]:.4g}, so it "
+                f"does not {part} times[{i}]: step from each time of the grid to the next, and not along other times"
+            )
+
+
+def _end_of_law(b: Bench, problem: Problem, times: Tensor) -> str:
+    """A stochastic solver's law is nearest to that at the last time, on a grid whose last step is as long as 24 others.
+
+    To leave out a step of the others changes no more than the errors of a method of order 1 do.
+    """
+    times = torch.cat([times[:-24], times[-1:]])
+    moments = law(problem, b.solver, times)
+    places = {
+        "the last time": times[-1].item(), "the last time but one": times[-2].item(), "the start": times[0].item(),
+    }  # fmt: skip
+    away = {
+        place: max((a - c).abs().max().item() for a, c in zip(moments, exact_law(problem, t), strict=True))
+        for place, t in places.items()
+    }
+    near = min(away, key=lambda place: away[place])
+    if 3 * away[near] < away["the last time"]:
+        raise Fault(
+            f"the law of its last state is that at {near} (to {away[near]:.2g}), and not that at times[-1] "
+            f"(to {away['the last time']:.2g}): step to the last time, and no further"
+        )
+    return "the law of its last state is nearest to that at the last time"
 
 
 def limit(b: Bench) -> str:
@@ -120,20 +132,27 @@ def astray(b: Bench) -> str:
     problem = subject(b)
     process = problem.process
     if b.stochastic:
-        return "compare the factors and the noise of a step with those of the reverse SDE"
+        result = measured(b, b.home, "log_snr")
+        first, last = result.by_start[0].tolist(), result.by_start[-1].tolist()
+        off = [part for part, x, y in zip(("mean", "covariance"), first, last, strict=True) if y > max(0.5 * x, 1e-10)]
+        parts = {"mean": "drift", "covariance": "noise"}
+        look = " and the ".join(parts[part] for part in off) or "noise"
+        return f"the {' and the '.join(off) or 'law'} of its states misses, so look at the {look} of a step"
     if process.family == "isotropic":
-        ways: list[tuple[Problem, dict[str, float], str]] = [
-            (problem, {"t_start": process.t_max, "t_end": process.t_end},
+        prior, range_ = {"t_start": process.t_max, "t_end": process.t_end}, b.problems.ends(process)
+        ways: list[tuple[Problem, dict[str, float], float, str]] = [
+            (problem, prior, 1.0,
              "from the prior it is right, so it begins at the end of the process where it should begin at times[0]"),
-            (b.problem(b.home, "small"), b.problems.ends(process),
-             "on data a fifth as large it is right, so it clips or bounds values that may be of any size"),
+            (b.problem(b.home, "small"), range_, 0.2,
+             "on states and data a fifth as large it is right, so it clips or bounds values that may be of any size"),
         ]  # fmt: skip
-        for other, ends, told_so in ways:
-            try:
-                falls(b, other, "log_snr", "", **ends)
+        for other, ends, scale, told_so in ways:
+            u, errors = scale * b.starts(other), []
+            for n in (160, 640):
+                times = b.problems.ladder(process, "log_snr", **ends)(n)
+                errors.append(rms(b.run(other, u, times) - b.problems.truth(other, u, times, 1e-10)))
+            if errors[1] < 0.4 * errors[0] or errors[1] < 1e-9:  # order 1 brings a quarter
                 return told_so
-            except Fault:
-                pass
     return locate(b, b.home, 1)
 
 
@@ -173,13 +192,11 @@ def zero(b: Bench) -> str:
             if claimed is None:
                 continue  # nothing is claimed, and a refusal is clear
             raise Fault(
-                f"it claims that {n} step{'s' * (n > 1)} may end at t = 0 (reaches_zero, by default), and {raised}; "
+                f"it claims that {plural(n, 'step')} may end at t = 0 (reaches_zero, by default), and {raised}; "
                 "say reaches_zero=lambda n: False, or take DDIM's step, which needs no noise at the end"
             ) from None
         if not isfinite(error):
-            raise Fault(
-                f"with {n} steps to t = 0 the last state contains NaN or infinity: the noise is undefined there"
-            )
+            raise Fault(f"with {plural(n, 'step')} to t = 0 the last state is not finite: the noise is undefined there")
         tried.append(n)
         if not b.stochastic and process.family == "isotropic" and n >= 10:
             ratio = error / b.error(problem, times, "ddim")
@@ -233,12 +250,6 @@ def processes(b: Bench) -> str:
     return f"the error falls on {', '.join(told(name) for name in b.processes)}"
 
 
-def told(name: str) -> str:
-    """What a message calls a process."""
-    names = {"cosine": "the cosine VP", "table": "VP with a table of betas", "blurring": "blurring"}
-    return names.get(name, name.upper())
-
-
 def point(b: Bench) -> str:
     """A point mass is transported exactly, where that is claimed."""
     claims: Any = b.model if b.model is not None else None
@@ -270,143 +281,6 @@ def point(b: Bench) -> str:
             )  # fmt: skip
             raise Fault(f"a point mass on {told(name)} is missed by {gap:.1g}: {cause}")
     return f"a point mass is met to {max(worst, 1e-16):.0e}"
-
-
-# ------------------------------------------------------------------------------------------------------------ orders
-
-
-def measured(b: Bench, process: str, grid: str, steps: Sequence[int] = LADDER) -> Convergence:
-    """Errors on a ladder of step counts, remembered for the report; finer where the slopes have not settled."""
-    problem = subject(b, process)
-    key = f"{grid} grid ({told(process)})"
-    known = [result for title, result in b.results if title == key]
-    if known and steps == LADDER:
-        return known[0]
-    rung = b.problems.ladder(problem.process, grid)
-    claim = b.claims(problem, rung(steps[-1]))["order"]
-    result = _measure(b, problem, rung, steps)
-    while claim and not holds(result, claim) and not settled(result) and result.steps[-1] < FINEST:
-        finer = _measure(b, problem, rung, (2 * result.steps[-1],))
-        result = replace(
-            result, steps=(*result.steps, *finer.steps), nfe=(*result.nfe, *finer.nfe),
-            errors=(*result.errors, *finer.errors), by_start=torch.cat([result.by_start, finer.by_start]),
-        )  # fmt: skip
-    if len(result.tail) < 2 and steps == LADDER:  # rounding is reached too early: judge coarser steps
-        return measured(b, process, grid, tuple(n // 4 for n in LADDER))
-    result = replace(result, claim=claim)
-    b.results.append((key, result))
-    return result
-
-
-def _measure(b: Bench, problem: Problem, rung: Any, steps: Sequence[int]) -> Convergence:
-    solver: Any = b.solver
-    if by_law(b, problem):
-        return weak_convergence(problem, solver, rung, steps)
-    u = b.starts(problem)
-    return convergence(problem, solver, u, rung, steps, truth=b.problems.truth(problem, u, rung(steps[0])))
-
-
-def holds(result: Convergence, p: int) -> bool:
-    """Whether the last two slopes show order p at least, or one that comes up to it slowly."""
-    low, tail = p - (0.15 if p <= 2 else 0.3), result.tail[-2:]
-    if len(tail) == 2 and tail[-1] >= low and (tail[0] >= low or result.steps[-1] >= FINEST):
-        return True
-    return len(tail) == 2 and result.steps[-1] >= FINEST and p - 0.4 < tail[-1] > tail[0]
-
-
-def settled(result: Convergence) -> bool:
-    """Whether the last two slopes agree."""
-    return len(result.tail) > 1 and abs(result.tail[-1] - result.tail[-2]) < 0.05
-
-
-def cases(b: Bench) -> list[tuple[str, str]]:
-    """Processes and grids on which the order is judged: smooth grids at home, and one on each other kind of process."""
-    if b.home == "blurring":
-        return [("blurring", "quadratic")]
-    found = [(b.home, grid) for grid in (GRIDS if b.home == "vp" and not b.stochastic else ("log_snr", "uniform"))]
-    found += [("ve", "log_snr")] * (b.home == "vp")
-    found += [("psld", "uniform")] * ("phase_space" in b.families and b.home != "psld")
-    return found + [("blurring", "quadratic")] * ("blurring" in b.families)
-
-
-def order(b: Bench) -> str:
-    """The observed order on every smooth grid is the claimed one."""
-    if b.counted:
-        raise Unclaimed("an adaptive method is judged by its tolerance")
-    shown, low, claimed = [], [], None
-    for process, grid in cases(b):
-        result = measured(b, process, grid)
-        claimed = result.claim
-        shown.append(f"{result.order:.2f} ({told(process)}, {grid})")
-        if claimed is not None and not holds(result, claimed):
-            raise Fault(
-                f"order {claimed} is claimed and {result.order:.2f} observed ({told(process)}, {grid} grid, "
-                f"{result.steps[-2]} to {result.steps[-1]} steps): {locate(b, process, claimed)}"
-            )
-        low.append(claimed is not None and all(slope > claimed + 0.5 for slope in result.tail[-2:]))
-    if claimed is None:
-        return f"observed {', '.join(shown)}; nothing is claimed"
-    if all(low) and not b.stochastic:
-        raise Fault(f"order {claimed} is claimed and more observed: {', '.join(shown)}; claim what it has")
-    weak = "weak " * b.stochastic
-    return f"{weak}order {claimed} is claimed, observed {', '.join(shown)}"
-
-
-def locate(b: Bench, process: str, p: int) -> str:
-    """Where the error comes from: in the first steps, in every step, or in the last; from the states it yielded.
-
-    The error of one step is the distance of a state from the exact solution through the state before. In a method of
-    order p it falls like h^(p + 1), and like h^p is enough in a few steps.
-    """
-    if b.stochastic or process == "blurring":
-        return "compare the step with its formula"
-    problem = subject(b, process)
-    u, wrong = b.starts(problem), {}
-    for n in (80, 160):
-        times = b.problems.ladder(problem.process)(n)
-        b.run(problem, u, times, keep=True)
-        states = torch.cat([u[None], b.solver.states[0]])
-        for where, i in (("first", 0), ("second", 1), ("third", 2), ("middle", n // 2), ("last", n - 1)):
-            exact = reference(problem, states[i], times[i : i + 2], rtol=1e-12)
-            wrong[where, n] = rms(states[i + 1] - exact)
-    slopes = {
-        w: local_slopes((80, 160), (wrong[w, 80], wrong[w, 160]))[0]
-        for w in ("first", "second", "third", "middle", "last")
-    }
-    if slopes["middle"] < p + 0.6:
-        return (
-            f"a step in the middle errs like h^{slopes['middle']:.1f}, where order {p} needs h^{p + 1}: "
-            "look at the weights, the history and the times of the formula, or claim less"
-        )
-    for where in ("first", "second", "third", "last"):
-        if slopes[where] < p - 0.4:
-            part = "end" if where == "last" else "start"
-            return (
-                f"a step in the middle is right (h^{slopes['middle']:.1f}), the {where} step errs like "
-                f"h^{slopes[where]:.1f}, where order {p} needs h^{p}: look at the {part}"
-            )
-    return "no single step explains it; compare the error with more steps"
-
-
-def rough(b: Bench) -> str:
-    """The claimed order holds on a grid whose steps alternate 1 : 3 however fine it is."""
-    if b.counted or b.home == "blurring":
-        raise Unclaimed("judged on smooth grids only")
-    result = measured(b, b.home, "rough")
-    smooth = measured(b, b.home, "log_snr")
-    p, twin = result.claim, b.twin()
-    if p is None:
-        return f"observed {result.order:.2f}, on smooth grids {smooth.order:.2f}; nothing is claimed"
-    same = f"; its states are those of the library's {twin}" if twin else ""
-    if twin in ROUGH and p == smooth.claim and (b.model is None or b.model is registry[twin]):
-        p = min(p, ROUGH[twin])  # a plain number claims what the method claims that it is
-    if not holds(result, p):
-        raise Fault(
-            f"on steps that alternate 1:3 order {p} is claimed and {result.order:.2f} observed, on smooth grids "
-            f"{smooth.order:.2f}: the weights must come from the actual times, not from equal steps (or claim smooth "
-            "grids only: order=lambda grid='log_snr', process=None: 1 if grid == 'rough' else 2)"
-        )
-    return f"order {p} holds on steps that alternate 1:3, observed {result.order:.2f}{same}"
 
 
 def error(b: Bench) -> str:

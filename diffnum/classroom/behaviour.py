@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffnum.classroom.bench import Bad, Bench, Fault, Raised, Unclaimed, apart, largest
+from diffnum.classroom.bench import Bad, Bench, Fault, Raised, Unclaimed, apart, largest, plural
 from diffnum.classroom.problems import IMAGE
-from diffnum.measure import checks
 from diffnum.noise import Seeded
 
 ROUNDING = 1e-10  # what rounding may change between two ways to compute one state, on the scale of the state
+TINY = 1e-6  # a shift that a smooth map answers to with a bend of its square
 COUNTS = (1, 2, 3, 4, 5, 7, 8, 13)
 
 
@@ -38,15 +38,19 @@ def runs(b: Bench) -> str:
         _probe(b)
     except Bad:
         pass  # it ran; what it yielded is the next check
-    except Raised:
+    except Raised as error:
+        if error.kind == "NotImplementedError":
+            raise Fault(
+                f"it is still a stub: {error}; put your steps in place of `raise NotImplementedError()`"
+            ) from None
         if b.info["families"] or b.model is not None or b.families == ["phase_space"]:
-            raise
+            raise _fixed(b, error, 4, 6) from None
         b.families = ["phase_space"]  # nothing says what it is for: perhaps that
         try:
             _probe(b)
         except Fault:
             b.families = ["isotropic"]
-            _probe(b)
+            raise _fixed(b, error, 4, 6) from None
     claims = b.claims(b.problem(), times_of(b, 6))
     said = [f"order {claims['order']}"] * (claims["order"] is not None)
     said += [f"{claims['nfe']} evaluations"] * (claims["nfe"] is not None)
@@ -59,13 +63,36 @@ def _probe(b: Bench) -> None:
     b.run(problem, b.starts(problem, 4), times_of(b, 6), keep=True, watch=True)
 
 
+def _fixed(b: Bench, error: Fault, batch: int, n: int) -> Fault:
+    """The fault of a run, with what other runs tell: whether another batch or another number of steps works."""
+    problem = b.problem()
+
+    def works(batch: int, n: int) -> bool:
+        try:
+            b.run(problem, b.starts(problem, batch), times_of(b, n))
+        except Fault:
+            return False
+        return True
+
+    if batch != 4 and works(4, n):
+        return Fault(f"{error}; a batch of 4 runs and one of {batch} does not: take the batch from u.shape")
+    good = [m for m in (1, 2, 3, 4, 5, 8, 10, 12, 16, 20, 32, 50, 64, 100) if works(4, m)]
+    if not good or good == [1]:
+        return error
+    runs = ", ".join(map(str, good[:5]))
+    return Fault(f"{error}; {runs} steps run and {n} do not: take the number of steps from times, whatever it is")
+
+
 def states(b: Bench) -> str:
     """A state a step, of the start's shape, dtype and device."""
     problem = b.problem()
     for batch, n in ((4, 6), (1, 1), (3, 5)):
-        end = b.run(problem, b.starts(problem, batch), times_of(b, n), keep=True, watch=n == 6)
+        try:
+            end = b.run(problem, b.starts(problem, batch), times_of(b, n), keep=True, watch=n == 6)
+        except (Raised, Bad) as error:
+            raise _fixed(b, error, batch, n) from None
         if not torch.isfinite(end).all():
-            raise Fault(f"its last state after {n} steps contains NaN or infinity")
+            raise Fault(f"its last state after {plural(n, 'step')} contains NaN or infinity")
     return "6, 1 and 5 states for as many steps, of the start's shape and dtype"
 
 
@@ -77,7 +104,8 @@ def own(b: Bench) -> str:
     total = b.solver.last["asked"]
     told = " and ".join(f"{count} inside the library's {name}" for name, count in asked.items())
     if total and sum(asked.values()) == total:
-        raise Fault(f"all its {total} evaluations are made {told}: write the steps yourself")
+        names = " and ".join(asked)
+        raise Fault(f"all its {total} evaluations are made inside the library's {names}: write the steps yourself")
     if not total:
         raise Fault("it makes no evaluation at all: a solver asks problem.eps, x0, score or velocity at every step")
     return f"{total} evaluations in 6 steps" + (f", {told}" if told else ", all by its own code")
@@ -105,10 +133,14 @@ def repeatable(b: Bench) -> str:
     u, v = b.starts(problem), b.starts(other, 5, seed=1)
     first, second = times_of(b, 7), times_of(b, 11, b.processes[-1], "quadratic")
     a = b.run(problem, u, first, seed=1)
+    drawn = [what for what in b.solver.touched if "random" in what]
+    if drawn:
+        fix = "draw with the argument noise alone" if b.solver.draws else "a deterministic solver draws nothing"
+        raise Fault(f"a run uses {drawn[0]} (their state has changed): {fix}, and seeds nothing")
     if (gap := apart(b.run(problem, u, first, seed=2), a)) > ROUNDING:
-        fix = "draw with the argument noise" if b.solver.draws else "a deterministic solver draws nothing"
         raise Fault(
-            f"two runs from one start differ by {gap:.1g}: it draws hidden random numbers or keeps state; {fix}"
+            f"two runs from one start differ by {gap:.1g}, and no global random number is drawn: state is left over "
+            "from the first run (a global, a default argument, a cache), or it reads a clock or a generator of its own"
         )
     after = b.run(other, v, second)
     if (gap := apart(b.run(problem, u, first, seed=1), a)) > ROUNDING:
@@ -171,13 +203,20 @@ def precision(b: Bench) -> str:
     u, process = b.starts(problem), problem.process
     times, found = times_of(b, 12), "float64 throughout"
     if not b.counted and not b.stochastic:
-        grids = (times, times_of(b, 9, grid="quadratic"))
-        bend = max(checks.assert_precision(problem, b.solver, u, grid, tolerance=float("inf")) for grid in grids)
-        bend /= largest(u)
-        if bend > 1e-9:
+        for grid in (times, times_of(b, 9, grid="quadratic")):
+            ends = [b.run(problem, u + shift, grid) for shift in (TINY, 0.0, -TINY)]
+            if (bend := bent(ends)) > 1e-9:
+                raise Fault(
+                    f"moving the start by a millionth either way bends the end by {bend:.1g}, and float64 by 1e-12: "
+                    "a state or a noise prediction is rounded on the way, as by float32 (1e-7) or half precision (1e-3)"
+                )
+        ends = [
+            b.run(problem, u, torch.cat([times[:1], times[1:-1] * (1 + x), times[-1:]])) for x in (TINY, 0.0, -TINY)
+        ]
+        if (bend := bent(ends)) > 1e-9:
             raise Fault(
-                f"moving the start by 1e-6 either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
-                "a state or a noise prediction is rounded to float32 on the way"
+                f"moving the times by a millionth either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "
+                "times or coefficients pass through float32; keep them as Python floats or float64"
             )
     double = b.run(problem, u, times)
     if process.family == "isotropic":
@@ -196,6 +235,12 @@ def precision(b: Bench) -> str:
     return f"{found}; float32 differs by {apart(single, double):.0e}"
 
 
+def bent(ends: list[Tensor]) -> float:
+    """Second difference of three ends, in units of the largest change that the shift :data:`TINY` should make."""
+    straight = (ends[0] - ends[2]).abs().max().item() / 2
+    return (ends[0] - 2 * ends[1] + ends[2]).abs().max().item() / max(largest(ends[1]), straight / TINY)
+
+
 def evaluations(b: Bench) -> str:
     """The evaluations, counted at the denoiser, are as many as claimed."""
     problem, counts = b.problem(), {}
@@ -211,7 +256,8 @@ def evaluations(b: Bench) -> str:
                 f" ({counts[n] - passed} of them past `problem`, which counted {passed})" if passed != counts[n] else ""
             )
             raise Fault(
-                f"{n} steps cost {counts[n]} evaluations{past}, and {claimed} are claimed: change one of the two"
+                f"{plural(n, 'step')} cost{'s' * (n == 1)} {plural(counts[n], 'evaluation')}{past}, "
+                f"and {claimed} are claimed: change one of the two"
             )
         if passed != counts[n]:
             raise Fault(
@@ -226,18 +272,21 @@ def evaluations(b: Bench) -> str:
 def steps(b: Bench) -> str:
     """Every number of steps from 1 works, odd ones too, and is about as good as DDIM at least."""
     problem, worst = b.problem(), (0.0, 1)
+    u = b.starts(problem)
     for n in COUNTS:
         times = times_of(b, n)
-        end = b.run(problem, b.starts(problem), times)
+        end = b.run(problem, u, times)
         if not torch.isfinite(end).all():
-            raise Fault(f"with {n} step{'s' * (n > 1)} the last state contains NaN or infinity")
+            raise Fault(f"with {plural(n, 'step')} the last state contains NaN or infinity")
+        if not b.solver.last["asked"] or apart(end, u) < ROUNDING:
+            did = "makes no evaluation" if not b.solver.last["asked"] else "ends where it starts"
+            raise Fault(f"with {plural(n, 'step')} it {did}: each number of steps from 1 has to lead to the end")
         if not b.stochastic and problem.process.family == "isotropic":
             worst = max(worst, (b.error(problem, times) / b.error(problem, times, "ddim"), n))
     if worst[0] > 6:
-        n = worst[1]
         raise Fault(
-            f"with {n} step{'s' * (n > 1)} its error is {worst[0]:.1f} times that of DDIM with as many: "
-            "look at what it does before its history is full"
+            f"with {plural(worst[1], 'step')} its error is {worst[0]:.1f} times that of DDIM with as many, though it "
+            "tends to 0 with many: look at what it does before its history is full"
         )
     return f"{', '.join(map(str, COUNTS))} steps all end in finite states" + (
         f", with at most {worst[0]:.1f} times DDIM's error" if worst[0] else ""
@@ -251,6 +300,8 @@ def clean(b: Bench) -> str:
     changed = b.solver.place.ask({"do": "changed"})[0]["changed"]
     if changed:
         raise Fault(f"it replaces {changed[0]} of the library: leave the library as it is, it is not what judges")
+    if b.solver.touched:
+        raise Fault(f"a run changes {b.solver.touched[0]}: a solver leaves everything around it as it was")
     left = [name for name in b.solver.place.leftovers() if name not in b.before]
     if left:
         raise Fault(f"it leaves {len(left)} file{'s' * (len(left) > 1)} behind ({left[0]}): a solver writes nothing")

@@ -4,7 +4,7 @@ Its questions are answered and counted here, so :func:`diffnum.measure.analysis.
 they measure a solver of the library, in the grader's process and from the states that it yielded.
 """
 
-import runpy
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum.classroom.find import cells
 from diffnum.classroom.problems import FAMILIES, Problems
 from diffnum.classroom.sandbox import Direct, Ended, Process
+from diffnum.classroom.session import order_claim
 from diffnum.errors import DiffnumError
-from diffnum.measure.analysis import claimed_order, evaluations, rms
+from diffnum.measure.analysis import evaluations, rms
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
 from diffnum.solvers import find, registry, solve
@@ -55,6 +57,7 @@ class Solver:
         last: what it reported about its last run, with ``asked`` (evaluations counted here) and ``levels``.
         ends: the last states of all runs so far.
         refused: what the sandbox refused so far.
+        touched: what surrounds it and did not stay as it was, in words.
     """
 
     def __init__(self, place: Place, name: str, problems: Problems, options: dict[str, Any]) -> None:
@@ -70,6 +73,7 @@ class Solver:
         self.states: list[Tensor] = []
         self.ends: list[Tensor] = []
         self.refused: list[str] = []
+        self.touched: list[str] = []
 
     def __call__(
         self, problem: Problem, u: Tensor, times: list[float], noise: Any = None, **options: Any
@@ -82,18 +86,24 @@ class Solver:
             x, *rest = tensors
             if head["ask"] == "noise":
                 return {}, [noise(x)]
-            asked += 1
-            problem.count()
+            how = head["how"]
+            if not how:
+                asked += 1
+                problem.count()
+                levels.append(head["sigma"])
             if asked > 5000 + 500 * n:
-                raise Ended(
-                    f"it asked for more than {asked - 1} evaluations in {n} steps, and it did not come to an end"
-                )
+                raise Ended(f"it asked for {asked} evaluations in {plural(n, 'step')} and did not come to an end")
             denoiser: Any = problem.denoiser
             what = {"clean": denoiser, "eps": denoiser.eps, "posterior": getattr(denoiser, "posterior", None)}
             call = what.get(head["ask"]) or denoiser.posterior_eps
-            levels.append(head["sigma"])
+            along = rest.pop(0) if how else x
+            sigma = rest[0] if rest else head["sigma"]
             try:
-                return {}, [call(x, rest[0] if rest else head["sigma"])]
+                if how == "jvp":
+                    return {}, [torch.func.jvp(lambda x: call(x, sigma), (x,), (along,))[1]]
+                if how == "vjp":
+                    return {}, [torch.func.vjp(lambda x: call(x, sigma), x)[1](along)[0]]
+                return {}, [call(x, sigma)]
             except Exception as error:
                 return {"error": str(error), "type": type(error).__name__}, [x]
 
@@ -104,25 +114,32 @@ class Solver:
         }  # fmt: skip
         self.last, self.states = self.place.ask(order, u, serve=serve)
         self.last |= {"asked": asked, "levels": levels, "steps": n}
+        self.touched += [what for what in self.last["touched"] if what not in self.touched]
         self.refused += [what for what in self.last["refused"] if what not in self.refused]
         error, count = self.last["error"], self.last["count"]
         if error:
             did = next((told for part, told in EXCESSES.items() if part in f"{error['type']}: {error['text']}"), "")
+            where = f"from t={times[0]:.3g} to {times[-1]:.3g} on {name_of_process(problem.process)}"
             raised = Raised(
-                f"with {n} steps from t={times[0]:.3g} to {times[-1]:.3g} on {name_of_process(problem.process)} it "
+                f"with {plural(n, 'step')} {where} it "
                 f"{did or 'raised ' + error['type']}: {error['text'] or 'no text'}"
                 f"{' (' + error['where'] + ')' if error['where'] else ''}"
             )
             raised.kind = error["type"]
             raise raised
         if self.last["bad"]:
-            raise Bad(f"with {n} steps {self.last['bad']}; keep shape, dtype and device")
+            raise Bad(f"with {plural(n, 'step')} {self.last['bad']}; keep shape, dtype and device")
         if count != n:
-            more = "more than that" if count > n else f"{count} states" if count != 1 else "1 state"
-            raise Bad(f"{n} steps were asked for and {more} yielded; yield the state once after each step")
+            more = "more states than that" if count > n else plural(count, "state")
+            raise Bad(f"{plural(n, 'step')} to make, and it yielded {more}: yield the state once after each step")
         last = self.states[0][-1] if self.keep else self.states[0]
         self.ends.append(last)
         yield from self.states[0] if self.keep else [last] * n
+
+
+def plural(n: int, thing: str) -> str:
+    """A number of things in words."""
+    return f"{n} {thing}{'s' * (n != 1)}"
 
 
 def name_of_process(process: Any) -> str:
@@ -199,7 +216,7 @@ class Bench:
         end = self.run(problem, u, times, **options) if solver is None else solve(problem, solver, u, times).u
         return rms(end - self.problems.truth(problem, u, times, 1e-10))
 
-    def claims(self, problem: Problem, times: Tensor) -> dict[str, Any]:
+    def claims(self, problem: Problem, times: Tensor, rough: bool = False) -> dict[str, Any]:
         """What is asked of the solver on a grid, None for nothing: by the assignment, or by its own claims.
 
         Raises:
@@ -209,15 +226,18 @@ class Bench:
         if self.info["declared"] or self.model is None:
             spec = self.problems.spec_of(problem.process)
             head = {"do": "claims", "process": spec, "times": times.tolist(), "options": self.solver.options}
-            answer, _ = self.solver.place.ask(head)
+            answer, _ = self.solver.place.ask(head | {"rough": rough})
             if "error" in answer:
                 error = answer["error"]
                 raise Fault(f"its claims cannot be read: {error['type']}: {error['text']} {error['where']}".rstrip())
             own = answer["claims"]
+            for name, value in own.items():
+                if name != "zero" and not (value is None or (isinstance(value, int) and 0 <= value < 10**6)):
+                    raise Fault(f"it claims {name}={value!r}, which is no whole number; see dn.method")
         if self.model is None:
             return own
         model: Any = self.model
-        asked = claimed_order(model, problem.process, times)
+        asked = order_claim(model, problem.process, times, rough)
         if own["order"] is not None and asked is not None and own["order"] < asked:
             raise Fault(f"it claims order {own['order']}, and the assignment asks for order {asked}")
         nfe = evaluations(problem.process, model, len(times) - 1, times[-1].item()) if model.nfe else None
@@ -249,7 +269,13 @@ def solution(problems: Problems) -> Any:
         return None
     file, _, name = text.rpartition(":")
     try:
-        return runpy.run_path(str(problems.folder / Path(file)))[name] if file else find(name)
+        if not file:
+            return find(name)
+        module = types.ModuleType("solution")
+        for cell in cells(problems.folder / Path(file)):
+            if not cell.test:
+                exec(compile(cell.text, cell.label, "exec", dont_inherit=True), vars(module))
+        return vars(module)[name]
     except (KeyError, OSError) as error:
         raise DiffnumError(f"the assignment's solution {text!r} is not there: {error}") from error
 

@@ -7,7 +7,7 @@ is called ``noise``. A file is read here and run only by :mod:`diffnum.classroom
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ def cells(path: Path) -> list[Cell]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".py":
-            return [Cell(path.name, text)]
+            return list(blocks(path.name, text))
         if path.suffix != ".ipynb":
             raise DiffnumError(f"{path} is neither a .py file nor a notebook (.ipynb)")
         notebook = json.loads(text)
@@ -52,6 +52,15 @@ def cells(path: Path) -> list[Cell]:
         raise DiffnumError(f"{path} cannot be read: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DiffnumError(f"{path} is not a notebook: {type(error).__name__}: {error}") from error
+
+
+def blocks(label: str, text: str) -> Iterator[Cell]:
+    """A Python file cut at its marks ``# %%``, test cells told from the rest; each keeps the numbers of its lines."""
+    above = 0
+    for block in re.split(r"^(?=# %%)", text, flags=re.MULTILINE):
+        head = block.partition("\n")[0]
+        yield Cell(label, "\n" * above + block, head.startswith("# %%") and "points=" in head)
+        above += block.count("\n")
 
 
 def cell_of(label: str, cell: Any) -> Cell:
@@ -77,6 +86,23 @@ def solvers_in(namespace: dict[str, Any], module: str) -> dict[str, Callable[...
         if not name.startswith("_") and at_home(value, module) and is_solver(value) and value not in found.values():
             found[name] = value
     return found
+
+
+def near_misses(namespace: dict[str, Any], module: str) -> list[str]:
+    """Why generators, and functions of a problem, are no solvers, in sentences."""
+    said = []
+    for name, value in namespace.items():
+        if name.startswith("_") or not at_home(value, module) or is_solver(value):
+            continue
+        try:
+            parameters = inspect.signature(value).parameters
+        except (TypeError, ValueError):
+            continue
+        if is_generator(value) or next(iter(parameters), "") == SIGNATURE[0]:
+            free = [p.name for p in list(parameters.values())[3:] if p.default is p.empty and p.name != "noise"]
+            lacks = f"gives {' and '.join(free)} no default" if free else f"takes {len(parameters)} parameters"
+            said.append(f"{name}{inspect.signature(value)} {lacks}")
+    return said
 
 
 def at_home(value: Any, module: str) -> bool:

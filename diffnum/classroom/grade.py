@@ -1,16 +1,21 @@
 """Grade a solver: every check in turn, each with a measured reason, points, and where the book explains it."""
 
-from collections.abc import Callable
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from diffnum.classroom import accuracy, behaviour
+from diffnum.classroom import accuracy, behaviour, orders
 from diffnum.classroom.bench import Bench, Fault, Solver, Unclaimed
-from diffnum.classroom.find import cells
+from diffnum.classroom.find import Cell, cells
 from diffnum.classroom.problems import Problems
-from diffnum.classroom.sandbox import Direct, Ended, Limits, Process, Sandbox
+from diffnum.classroom.sandbox import Direct, Ended, Limits, Sandbox
+from diffnum.named import choose
 
 
 @dataclass(frozen=True)
@@ -32,18 +37,18 @@ CHECKS: dict[str, Check] = {
     "unchanged": Check("writes into no state", 5, behaviour.unchanged, ("states",), "checking#check-unchanged"),
     "repeatable": Check("repeats itself", 5, behaviour.repeatable, ("states",), "checking#check-repeatable"),
     "rows": Check("keeps rows apart, any shape", 5, behaviour.rows, ("repeatable",), "checking#check-rows"),
-    "precision": Check("float64 all the way", 5, behaviour.precision, ("repeatable",), "linear_sde#linear-sde-digits"),
     "evaluations": Check("evaluations as claimed", 5, behaviour.evaluations, ("states",), "checking#check-evaluations"),
-    "steps": Check("any number of steps", 5, behaviour.steps, ("repeatable",), "checking#check-steps"),
-    "end": Check("states at their times", 5, accuracy.end, ("repeatable",), "checking#check-end"),
+    "end": Check("states at their times", 5, accuracy.end, ("own", "repeatable"), "checking#check-end"),
+    "precision": Check("float64 all the way", 5, behaviour.precision, ("end",), "linear_sde#linear-sde-digits"),
     "limit": Check("right limit", 10, accuracy.limit, ("end",), "order#order-protocol"),
-    "zero": Check("ends at t = 0", 5, accuracy.zero, ("limit",), "pndm#pndm-singularity"),
+    "order": Check("order on smooth grids", 10, orders.order, ("limit",), "order#order-theory"),
+    "rough": Check("order on rough grids", 5, orders.rough, ("order",), "pndm#pndm-repair"),
     "grids": Check("every kind of grid", 5, accuracy.every_grid, ("limit",), "checking#check-grids"),
     "processes": Check("every process it is for", 5, accuracy.processes, ("limit",), "linear_sde#linear-sde-scalar"),
     "point": Check("exact on a point", 5, accuracy.point, ("limit",), "ddim#ddim-theory"),
-    "order": Check("order on smooth grids", 10, accuracy.order, ("limit",), "order#order-theory"),
-    "rough": Check("order on rough grids", 5, accuracy.rough, ("order",), "pndm#pndm-repair"),
+    "steps": Check("any number of steps", 5, behaviour.steps, ("limit",), "checking#check-steps"),
     "error": Check("error for its cost", 5, accuracy.error, ("limit",), "work#work-theory"),
+    "zero": Check("ends at t = 0", 5, accuracy.zero, ("limit",), "pndm#pndm-singularity"),
     "clean": Check("leaves nothing behind", 5, behaviour.clean, ("runs",), "checking#check-clean"),
 }
 
@@ -141,13 +146,21 @@ class Report:
         return bool(self.grades) and all(grade.passed for grade in self.grades)
 
 
-def examine(solver: Solver, problems: Problems, tell: Callable[[str], None] = lambda title: None) -> Grade:
-    """Make every check on a solver that has been chosen; ``tell`` is called with the title of each as it begins."""
+def examine(
+    solver: Solver,
+    problems: Problems,
+    tell: Callable[[str], None] = lambda title: None,
+    only: Collection[str] = tuple(CHECKS),
+) -> Grade:
+    """Make every check on a solver that has been chosen, or ``only`` some.
+
+    ``tell`` is called with the title of each as it begins.
+    """
     grade, begun = Grade(solver.__name__), perf_counter()
     worth = {name: check.points for name, check in CHECKS.items()} | problems.values["assignment"].get("points", {})
     b, failed, over = Bench(solver, problems), {}, ""
-    for name, check in CHECKS.items():
-        of = float(worth[name])
+    for name in [name for name in CHECKS if name in only]:
+        check, of = CHECKS[name], float(worth[name])
         blocked = next((need for need in check.needs if need in failed), None)
         if over or blocked:
             failed[name] = True
@@ -163,6 +176,10 @@ def examine(solver: Solver, problems: Problems, tell: Callable[[str], None] = la
             failed[name] = True
             grade.verdicts.append(Verdict(name, "failed", str(fault), 0.0, of))
             over = "not tried, because its process has ended" if isinstance(fault, Ended) else ""
+        except Exception as error:  # what nobody thought of fails one check, and not the whole class
+            failed[name] = True
+            why = f"this cannot be measured: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            grade.verdicts.append(Verdict(name, "failed", why, 0.0, of))
     grade.results, grade.seconds = b.results, perf_counter() - begun
     return grade
 
@@ -192,47 +209,97 @@ def check_file(
     if sandbox is None:
         with Sandbox(Limits()) as own:
             return check_file(path, name, problems, sandbox=own, options=options, tell=tell)
-    text = [{"label": cell.label, "text": cell.text} for cell in cells(path) if not cell.test]
-    report, names = Report(path.name), [name] if name else []
-    todo = iter(names) if name else None
-    first = True
-    while True:
-        place = sandbox.open()
+    work = [cell for cell in cells(path) if not cell.test]
+    return check_cells(path.name, work, name, problems, sandbox, options=options, tell=tell)
+
+
+def check_cells(
+    label: str,
+    work: Sequence[Cell],
+    name: str | None,
+    problems: Problems,
+    sandbox: Sandbox,
+    *,
+    options: dict[str, Any] | None = None,
+    tell: Callable[[str, str], None] = lambda solver, title: None,
+    only: Collection[str] = tuple(CHECKS),
+) -> Report:
+    """Grade the solvers that pieces of text define; see :func:`check_file`. ``only`` names the checks to make."""
+    report, names = Report(label), None
+    while names is None or names:
+        place, grade = sandbox.open(), None
         try:
-            found, _ = place.ask({"do": "load", "cells": text})
-            if first:
-                report.errors = [f"{e['where'] or path.name}: {e['type']}: {e['text']}" for e in found["errors"]]
-                if todo is None:
-                    names = found["found"]
-                todo, first = iter(names), False
-            current = next(todo, None) if todo else None
-            if current is None:
-                return report
-            report.grades.append(_one(place, current, problems, options or {}, tell))
+            found, _ = place.ask({"do": "load", "cells": [{"label": cell.label, "text": cell.text} for cell in work]})
+            if names is None:
+                names = [name] if name else list(found["found"])
+                report.errors = [f"{e['where'] or label}: {e['type']}: {e['text']}" for e in found["errors"]]
+                report.errors += [] if names else found["near"]
+            if names:
+                current = names.pop(0)
+                grade = examine(Solver(place, current, problems, options or {}), problems, partial(tell, current), only)
+                report.grades.append(grade)
         except Ended as ended:
-            report.errors.append(f"{path.name} did not come to its end: {ended}")
+            report.errors.append(f"{label} did not come to its end: {ended}")
             return report
         finally:
             place.close()
-            if report.grades and not report.grades[-1].output:
-                report.grades[-1].output = place.output
+            if grade is not None:
+                grade.output = place.output
+    return report
 
 
-def _one(
-    place: Process | Direct, name: str, problems: Problems, options: dict[str, Any], tell: Callable[[str, str], None]
+def check(
+    solver: Callable[..., Any],
+    problems: Problems = Problems(),  # noqa: B008 (frozen)
+    only: str = " ".join(CHECKS),
+    **options: Any,
 ) -> Grade:
-    solver = Solver(place, name, problems, options)
-    return examine(solver, problems, lambda title: tell(name, title))
-
-
-def check(solver: Callable[..., Any], problems: Problems = Problems(), **options: Any) -> Grade:  # noqa: B008
     """Grade a function of one's own in this process, without a sandbox: for a notebook.
 
     Args:
         solver: generator function ``(problem, u, times, **options)``.
         problems: the public ones by default.
+        only: names in :data:`CHECKS`, with blanks between them.
         **options: of the solver.
+
+    Raises:
+        KeyError: there is no such check.
     """
-    place, name = Direct(), getattr(solver, "__name__", "solver")
-    place.give(**{name: solver})
-    return examine(Solver(place, name, problems, options), problems)
+    names = [choose("check", name, CHECKS, KeyError) for name in only.split()]
+    place, called = Direct(), getattr(solver, "__name__", "solver")
+    place.give(**{called: solver})
+    return examine(Solver(place, called, problems, options), problems, only=names)
+
+
+def points_for(solver: Callable[..., Any], checks: str, most: float) -> float:
+    """Points for some checks of a solver, for a test cell: as its last line they are its partial credit.
+
+    Each check is worth the same. What they measured is printed; nothing goes to stderr, where nbgrader would take all
+    points for a single line. With ``diffnum.classroom.nbgrader`` the checks are made outside of the kernel.
+
+    Args:
+        solver: generator function ``(problem, u, times, **options)``.
+        checks: names in :data:`CHECKS`, with blanks between them: ``"runs states order"``.
+        most: points if all of them pass.
+
+    Raises:
+        KeyError: there is no such check.
+    """
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        grade = check(solver, only=checks)
+    share, lines = share_of(grade, checks)
+    print("\n".join(lines))
+    return most * share
+
+
+def share_of(grade: Grade, checks: str) -> tuple[float, list[str]]:
+    """The share of some checks that pass or do not apply, and a line about each."""
+    verdicts = {v.check: v for v in grade.verdicts}
+    found, lines = [], []
+    for name in checks.split():
+        v = verdicts[choose("check", name, verdicts, KeyError)]
+        good = v.status in ("passed", "unclaimed")
+        found.append(good)
+        lines.append(f"{'passed' if good else 'FAILED'}  {v.title}: {v.reason}" + f"  (see {v.see})" * (not good))
+    return sum(found) / max(1, len(found)), lines

@@ -48,11 +48,10 @@ _SPECS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 OTHERS = ("karras", "from_table", "irregular")
 
 
-def alternating(process: Any, steps: int, t_end: float, t_start: float, ratio: float = 3.0) -> Tensor:
-    """Steps in log-SNR whose lengths alternate 1 : ratio, however many there are: never smooth."""
-    lengths = torch.ones(steps, dtype=torch.float64)
-    lengths[1::2] = ratio
-    return _spread(process, lengths, t_end, t_start)
+def uneven(process: Any, steps: int, t_end: float, t_start: float) -> Tensor:
+    """Steps in log-SNR of lengths 1, 3, 2, 1, 3, 2...: as rough as alternating ones, and no two steps apart alike."""
+    rounds = torch.tensor([1, 3, 2], dtype=torch.float64).repeat(-(-steps // 3))[:steps]
+    return _spread(process, rounds, t_end, t_start)
 
 
 def irregular(process: Any, steps: int, t_end: float, t_start: float) -> Tensor:
@@ -80,6 +79,14 @@ class Problems:
     def copy(self) -> "Problems":
         """The same problems with counters and a memory of their own, for another thread."""
         return replace(self, _kept={})
+
+    def of(self, solution: Path, name: str) -> "Problems":
+        """The same problems for an assignment whose solution is the solver of that name in a file."""
+        values = {
+            **self.values,
+            "assignment": {**self.values["assignment"], "solution": f"{solution.resolve()}:{name}"},
+        }
+        return replace(self, values=values)
 
     def spec(self, name: str) -> dict[str, Any]:
         """A process of that name with its parameters, as both sides make it."""
@@ -142,7 +149,7 @@ class Problems:
 
     def ladder(self, process: Any, grid: str = "log_snr", **ends: float) -> Callable[[int], Tensor]:
         """``steps -> times`` on a grid of that name, by default in the asymptotic range."""
-        rules = {"rough": alternating, "irregular": irregular}
+        rules: dict[str, grids.Grid] = {"rough": grids.alternating, "uneven": uneven, "irregular": irregular}
         rule = rules.get(grid) or getattr(grids, grid)
         return ladder(rule, process, **(ends or self.ends(process, grid)))
 
@@ -180,7 +187,7 @@ def make(path: Path, seed: int) -> Path:
     generator = torch.Generator().manual_seed(seed)
 
     def between(low: float, high: float, *shape: int) -> Any:
-        drawn = low + (high - low) * torch.rand(*shape, dtype=torch.float64, generator=generator)
+        drawn = low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=generator)
         return (drawn * 1000).round().div(1000).tolist()
 
     for attempt in range(20):

@@ -189,7 +189,7 @@ class Process:
         theirs.close()
         self._pid = sandbox.hear().get("pid", 0)
         self._spent, self._slept, self._clock, self._ended = 0.0, 0.0, time.monotonic(), False
-        self.output = ""
+        self.output, self._heard = "", 0
 
     def ask(self, head: dict[str, Any], *tensors: Tensor, serve: Serve | None = None) -> Message:
         """One order; its questions go to ``serve``.
@@ -273,6 +273,15 @@ class Process:
         return (
             f"its process ended itself with status {status} in the middle of the work (os._exit, or a closed channel)"
         )
+
+    def said(self) -> str:
+        """What it has printed since this was asked last."""
+        with contextlib.suppress(OSError), open(self.folder / "output", "rb") as file:
+            file.seek(self._heard)
+            text = file.read(20000)
+            self._heard += len(text)
+            return text.decode(errors="replace")
+        return ""
 
     def leftovers(self) -> list[str]:
         """Files in the folder in which it runs."""

@@ -7,8 +7,10 @@ and counts, whatever path the question takes. What is asked for, yielded and rai
 import ast
 import inspect
 import json
+import os
 import random
 import sys
+import threading
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffnum.classroom.find import is_generator, solvers_in
+from diffnum.classroom.find import is_generator, near_misses, solvers_in
 from diffnum.classroom.messages import Message
+from diffnum.classroom.oracle import Oracle
 from diffnum.measure.convergence import claimed_order
 from diffnum.measure.work import evaluations
 from diffnum.problem import Problem
@@ -50,51 +53,6 @@ def make_process(spec: dict[str, Any]) -> Any:
 def _made(described: str) -> Any:
     spec = json.loads(described)
     return MAKERS[spec["name"]](**{k: v for k, v in spec.items() if k != "name"})
-
-
-class Oracle:
-    """A denoiser without data: it asks the grader."""
-
-    def __init__(self, ask: Ask, shape: tuple[int, ...], watch: Counter[str] | None = None) -> None:
-        self.shape = shape
-        self._ask, self._watch = ask, watch
-
-    def _question(self, what: str, x: Tensor, sigma: Tensor | float) -> Tensor:
-        if self._watch is not None:
-            self._watch[library_part()] += 1
-        tensors = [x, sigma] if isinstance(sigma, Tensor) else [x]
-        head, (y,) = self._ask({"ask": what, "sigma": None if isinstance(sigma, Tensor) else float(sigma)}, *tensors)
-        if "error" in head:
-            raise {"TypeError": TypeError, "ValueError": ValueError}.get(head["type"], RuntimeError)(head["error"])
-        return y.to(x.device, x.dtype)
-
-    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The clean prediction."""
-        return self._question("clean", x, sigma)
-
-    def eps(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """The noise prediction."""
-        return self._question("eps", x, sigma)
-
-    def posterior(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """The clean prediction from noise of another level at every frequency."""
-        return self._question("posterior", y, sigma)
-
-    def posterior_eps(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """The noise prediction from such noise."""
-        return self._question("posterior_eps", y, sigma)
-
-
-def library_part() -> str:
-    """Which of the library's own solvers or instruments is asking, if one is: the outermost one on the stack."""
-    frame, found = sys._getframe(3), ""
-    while frame is not None and frame.f_globals.get("__name__") != __name__:
-        home = frame.f_globals.get("__name__", "")
-        generator = frame.f_code.co_flags & inspect.CO_GENERATOR
-        if home.startswith("diffnum.measure.") or (home.startswith("diffnum.solvers.") and generator):
-            found = frame.f_code.co_name.lstrip("_")
-        frame = frame.f_back  # type: ignore[assignment]
-    return found
 
 
 class Session:
@@ -129,7 +87,11 @@ class Session:
         self.namespace = vars(module)
         self.namespace |= {"display": lambda *things, **options: None, **self.given}
         errors = [fault for cell in self._cells if (fault := self._execute(cell["text"], cell["label"]))]
-        return {"found": list(solvers_in(self.namespace, MODULE)), "errors": errors}
+        return {
+            "found": list(solvers_in(self.namespace, MODULE)),
+            "near": near_misses(self.namespace, MODULE),
+            "errors": errors,
+        }
 
     def execute(self, text: str, label: str) -> dict[str, Any]:
         """Run a test cell in the student's names; its value is that of its last line, where that is a number."""
@@ -167,14 +129,16 @@ class Session:
             "options": parameters[3:],
         }
 
-    def claims(self, process: dict[str, Any], times: list[float], options: dict[str, Any]) -> dict[str, Any]:
+    def claims(
+        self, process: dict[str, Any], times: list[float], options: dict[str, Any], rough: bool = False
+    ) -> dict[str, Any]:
         """What the solver claims on a grid; a claim that cannot be read is an error of its own."""
         solver: Any = self.solver
         made, grid = make_process(process), torch.tensor(times, dtype=torch.float64)
         try:
             zero = getattr(solver, "reaches_zero", None)
             claims = {
-                "order": claimed_order(solver, made, grid, **options),
+                "order": order_claim(solver, made, grid, rough, **options),
                 "nfe": evaluations(made, solver, len(times) - 1, times[-1], **options)
                 if getattr(solver, "nfe", None) is not None
                 else None,
@@ -213,7 +177,7 @@ class Session:
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
-        seen: Counter[str] = Counter()
+        seen, before = Counter[str](), ambient()
         problem = Problem(make_process(process), Oracle(self._ask, tuple(event), seen if watch else None))
         if "noise" not in options and draws_noise(self.solver):  # type: ignore[arg-type]
             options = {**options, "noise": self._noise}
@@ -238,7 +202,8 @@ class Session:
                         states[-1], copies[-1] = state, state.clone()
         except BaseException as error:
             report["error"] = fault(error, [cell["label"] for cell in self._cells])
-        report |= {"nfe": problem.nfe, "library": dict(seen)}
+        touched = [name for name, value in ambient().items() if not same(value, before[name])]
+        report |= {"nfe": problem.nfe, "library": dict(seen), "touched": touched}
         if not copies:
             return report, []
         return report, [torch.stack(copies), torch.stack(states), start] if keep else [copies[-1]]
@@ -252,20 +217,56 @@ class Session:
 
     def changed(self) -> dict[str, Any]:
         """Names of the library's functions that are no longer what they were before the file was run."""
-        now = library()
-        return {"changed": sorted(name for name, value in self._library.items() if now.get(name, value) is not value)}
+        now = library(home="")
+        return {"changed": sorted(name for name, value in self._library.items() if now.get(name) is not value)}
 
 
-def library() -> dict[str, Any]:
-    """Every function and class of the library by its full name, methods included."""
+def order_claim(solver: Any, process: Any, times: Tensor, rough: bool, **options: Any) -> int | None:
+    """The order that a solver claims on a grid; ``rough`` says that its steps stay uneven however fine it is."""
+    claim = getattr(solver, "order", None)
+    if claim is None or not rough:
+        return claimed_order(solver, process, times, **options)
+    if "start" in inspect.signature(claim).parameters:
+        options["start"] = times[0].item()
+    return claim(grid="rough", process=process, **options)
+
+
+def ambient() -> dict[str, Any]:
+    """What surrounds a solver and is none of its business, by what a message calls it."""
+    return {
+        "torch's global random numbers": torch.get_rng_state(),
+        "numpy's global random numbers": np.random.get_state(legacy=True)[1:3],  # type: ignore[index]  # noqa: NPY002
+        "Python's global random numbers": random.getstate(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's default device": str(torch.get_default_device()),
+        "whether torch records gradients": torch.is_grad_enabled(),
+        "the working folder": os.getcwd(),
+        "the environment": dict(os.environ),
+        "the number of running threads": threading.active_count(),
+        "standard output": [stream.closed for stream in (sys.stdout, sys.stderr)],
+        "Python's limit of recursion": sys.getrecursionlimit(),
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal, arrays in every number."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return bool(np.array_equal(a, b))
+    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, tuple) else a == b
+
+
+def library(home: str = "diffnum") -> dict[str, Any]:
+    """What stands in the library's modules by its full name: functions and classes of ours, or everything."""
     found = {}
-    for home, module in list(sys.modules.items()):
-        if home.split(".")[0] == "diffnum" and module is not None:
+    for place, module in list(sys.modules.items()):
+        if place.split(".")[0] == "diffnum" and module is not None:
             for name, value in list(vars(module).items()):
-                if callable(value) and str(getattr(value, "__module__", "")).startswith("diffnum"):
-                    found[f"{home}.{name}"] = value
+                if not home or (callable(value) and str(getattr(value, "__module__", "")).startswith(home)):
+                    found[f"{place}.{name}"] = value
                     if isinstance(value, type):
-                        found |= {f"{home}.{name}.{k}": v for k, v in vars(value).items() if inspect.isfunction(v)}
+                        found |= {f"{place}.{name}.{k}": v for k, v in vars(value).items() if inspect.isfunction(v)}
     return found
 
 
@@ -276,7 +277,7 @@ def fault(error: BaseException, labels: list[str]) -> dict[str, str]:
         if trace.tb_frame.f_code.co_filename in labels:
             where = f"line {trace.tb_lineno} of {trace.tb_frame.f_code.co_filename}"
         trace = trace.tb_next
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.lineno:
         where = f"line {error.lineno} of {error.filename}"
     text = str(error.msg if isinstance(error, SyntaxError) else error)
     return {"type": type(error).__name__, "text": " ".join(text.split())[:500], "where": where}
@@ -289,4 +290,4 @@ def kind_of(value: Any) -> str:
     return {"NoneType": "None", "generator": "a generator"}.get(type(value).__name__, f"a {type(value).__name__}")
 
 
-__all__ = ["Oracle", "Session", "make_process"]
+__all__ = ["Session", "make_process", "order_claim"]

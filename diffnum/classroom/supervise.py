@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import site
 import socket
@@ -201,7 +202,11 @@ def supervise(control: socket.socket) -> None:
         control.sendall(json.dumps({"pid": pid}).encode() + b"\n")
         why = watch(pid, control, Path(order["folder"]), order["limits"])
         status = sweep(pid)
-        control.sendall(json.dumps({"ended": status, "why": why}).encode() + b"\n")
+        try:
+            control.sendall(json.dumps({"ended": status, "why": why}).encode() + b"\n")
+        except OSError:  # the grader was killed, and nobody else removes the folder
+            shutil.rmtree(order["folder"], ignore_errors=True)
+            return
 
 
 def watch(pid: int, control: socket.socket, folder: Path, limits: dict[str, int]) -> str:

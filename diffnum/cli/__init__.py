@@ -1,4 +1,4 @@
-"""The command line: ``diffnum sample | solvers | order | compare | check | problems | quality | train``.
+"""The command line: ``diffnum sample | solvers | order | compare | check | problems | course | quality | train``.
 
 Torch is imported inside the commands, so ``diffnum --help`` answers at once. Every refusal is one line on stderr that
 begins with ``diffnum:`` and says what to do; the exit status is 0 for success, 1 for a refusal (or an order that is not
@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from diffnum.cli import check, claims, compare, order, problems, quality, sample, solvers, train
+from diffnum.cli import check, claims, compare, course, order, problems, quality, sample, solvers, train
 from diffnum.cli.common import Stream, app, complain, sentence
 
 

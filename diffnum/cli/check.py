@@ -10,7 +10,7 @@ from diffnum.cli.common import app, explained, read_value, writable
 from diffnum.files import place
 
 
-@app.command(hidden=True)  # until its trial on wrong and right solvers is complete
+@app.command()
 @explained
 def check(
     file: Path = typer.Argument(help="A .py file or a notebook; or a folder of them, with --out."),
@@ -19,6 +19,9 @@ def check(
     html: Path = typer.Option(None, help="Write the report as one HTML page with plots, a .html file."),
     style: str = typer.Option("diffnum", "--format", help="Of --json: diffnum, gradescope or prairielearn."),
     problems: Path = typer.Option(None, help="Secret problems, a .toml file; `diffnum problems` makes one."),
+    solution: Path = typer.Option(
+        None, help="The assignment's solution, a .py file: what NAME there claims is asked for."
+    ),
     book: str = typer.Option("", help="Address of the book, for the links of --html."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     seconds: int = typer.Option(60, min=1, help="Seconds of computing that one solver may take."),
@@ -59,6 +62,7 @@ def check(
 
     from rich.console import Console
 
+    from diffnum.classroom.bench import solution as claims_of
     from diffnum.classroom.problems import read
     from diffnum.classroom.sandbox import Limits
     from diffnum.classroom.supervise import unlimited
@@ -68,6 +72,11 @@ def check(
     limits, chosen, errors = Limits(seconds=seconds, memory=memory << 20), read(problems), Console(stderr=True)
     for missing in unlimited():
         errors.print(f"diffnum: not limited on this system: {missing}", markup=False)
+    if solution is not None:
+        if name is None:
+            raise ValueError("--solution needs the NAME of the solver, the same in both files")
+        chosen = chosen.of(solution, name)
+        claims_of(chosen)
     if out is not None:
         passed = _folder(file, writable(out, ".csv"), chosen, name, limits, given, jobs, errors)
     else:

@@ -8,7 +8,7 @@ import typer
 from diffnum.cli.common import app, explained, writable
 
 
-@app.command(hidden=True)  # until its trial on wrong and right solvers is complete
+@app.command()
 @explained
 def problems(
     file: Path = typer.Argument(help="The file to write, .toml; keep it outside of what students see."),

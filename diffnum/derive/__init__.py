@@ -11,6 +11,7 @@ library only. Functions return SymPy objects and print nothing: a notebook shows
 `pndm`               the transfer map, local errors of pseudo methods, global error constants, the last step
 `gddim`              phase space in closed form, the root R, exponential Adams methods, the stochastic step
 `exponential_adams`  UniPC's system and its short cuts, the third order that is second, an analytic first step
+`exponential_rk`     order conditions of the singlestep DPM-Solvers: where the second stage has to stand
 `er_sde`             noise scales, the exact solution, Taylor coefficients, local errors, noise and the order
 `guidance`           Bayes and Tweedie at weight 1, the defect of other weights, rates, what overshoots
 `psld`               splitting on phase space and its local errors, conjugate integrators, exponentials, stability
@@ -24,6 +25,7 @@ __all__ = [
     "ddim",
     "er_sde",
     "exponential_adams",
+    "exponential_rk",
     "gddim",
     "guidance",
     "linear_sde",

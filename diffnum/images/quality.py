@@ -26,6 +26,7 @@ from diffnum.denoisers.guided import Guided
 from diffnum.denoisers.network import read
 from diffnum.errors import DiffnumError
 from diffnum.files import write
+from diffnum.grids import at_prior, check_times
 from diffnum.images import data, features, metrics
 from diffnum.images.provenance import code_version
 from diffnum.measure.plots import to_uint8
@@ -60,6 +61,7 @@ def batches(
 
     Where the denoiser is guided to a list of labels they are taken in turn: image i has that of i modulo their number.
     """
+    times = at_prior(check_times(times, problem.process), problem.process)
     run, labels = find(solver), getattr(problem.denoiser, "label", None)
     for start in range(first, n, batch):
         rows = range(start, min(start + batch, n))

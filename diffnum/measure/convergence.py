@@ -222,7 +222,7 @@ def ladder(grid: Callable[..., Tensor], process: Any, **ends: float) -> Callable
 
 def kind_of(times: Tensor, process: Any) -> str:
     """What a grid is uniform in, as claims of order name it: "uniform" (in t), "quadratic" (in its root), "sigma" (in
-    sigma/alpha) or "log_snr".
+    sigma/alpha), "log_snr", or "rough": steps in log-SNR by turns longer and shorter, by a factor above 1.2.
 
     Every other grid counts as "log_snr": on smooth grids the orders of nearly all methods here are the same.
     """
@@ -230,6 +230,10 @@ def kind_of(times: Tensor, process: Any) -> str:
         steps = variable.diff()
         if (steps - steps.mean()).abs().max() <= 1e-6 * steps.mean().abs():
             return kind
+    level = process.rho(times[: -1 if times[-1] == 0 else None]).log()
+    ratios = (level[1:-1] - level[2:]).log() - (level[:-2] - level[1:-1]).log()
+    if len(ratios) > 1 and bool((ratios.abs() > log(1.2)).all() & (ratios[1:] * ratios[:-1] < 0).all()):
+        return "rough"
     return "log_snr"
 
 

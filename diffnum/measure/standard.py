@@ -28,6 +28,7 @@ RANGES = {
     "log_snr": Range(grids.log_snr, 3.0, 0.05, MANY),
     "uniform": Range(grids.uniform, 3.0, 0.05, MANY),
     "quadratic": Range(grids.quadratic, 3.0, 0.05, MANY),
+    "rough": Range(grids.alternating, 3.0, 0.05, (*MANY[1:], 1280)),  # long steps are half as long again as even ones
     "sigma": Range(grids.sigma, 1.0, 0.1, (*MANY, 1280, 2560)),  # its last steps are long beside the level they reach
 }
 
@@ -50,7 +51,8 @@ def standard_problem(grid: str = "log_snr", process: Any = None, target: str = "
     slopes of every solver of the library lie in the band of :func:`diffnum.measure.checks.assert_order`.
 
     Args:
-        grid: kind of grid, a key of :data:`RANGES`: "log_snr", "uniform" (in t), "quadratic" or "sigma".
+        grid: kind of grid, a key of :data:`RANGES`: "log_snr", "uniform" (in t), "quadratic", "sigma", or "rough"
+            (steps in log-SNR that alternate 1 : 3).
         process: a process whose data are vectors; by default ``VP()``.
         target: "smooth", "thin" or "gaussian", see :mod:`diffnum.denoisers.targets`.
 

@@ -274,10 +274,15 @@ class PhaseSpace(LinearProcess):
         return xx + Bxx, xm + Bxm, mm + Bmm, det
 
     def _lower(self, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The entries L_11, L_21, L_22."""
+        """The entries L_11, L_21, L_22.
+
+        At a singular start they are the limits from above. The position is moved there by the initial momentum alone
+        if it has no noise of its own (Gamma = 0, as on CLD), and then follows it; otherwise by its own noise.
+        """
         xx, xm, mm, det = self._covariance(b)
-        some = xx > 0  # at a singular start the root is diagonal
-        return xx.sqrt(), torch.where(some, xm / xx.sqrt(), 0.0), torch.where(some, det / xx, mm).sqrt()
+        some, follows = xx > 0, self.Gamma == 0
+        low = torch.where(some, xm / xx.sqrt(), mm.sqrt() if follows else 0.0)
+        return xx.sqrt(), low, torch.where(some, det / xx, 0.0 if follows else mm).sqrt()
 
     def _split(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """mean a, adj(Sigma) a, a^T adj(Sigma) a, det Sigma; the third is n^T Sigma n of the split form."""

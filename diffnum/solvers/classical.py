@@ -16,7 +16,7 @@ TEXTBOOK = "Hairer, Norsett, Wanner 1993"
 PNDM = "Liu et al. 2022, arXiv:2202.09778"
 
 
-@method(order=1, nfe=lambda n: n, paper=f"{TEXTBOOK}, I.7", families=EVERY, register=True)
+@method(order=1, nfe=lambda n: n, paper=f"{TEXTBOOK}, I.7", families=EVERY, exact_for=None, register=True)
 def euler(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""Euler's method on the probability-flow ODE.
 
@@ -30,7 +30,13 @@ def euler(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=2, nfe=lambda n: 2 * n, paper=f"{TEXTBOOK}, II.1", reaches_zero=lambda n: False, families=EVERY, register=True
+    order=2,
+    nfe=lambda n: 2 * n,
+    paper=f"{TEXTBOOK}, II.1",
+    reaches_zero=lambda n: False,
+    families=EVERY,
+    exact_for=None,
+    register=True,
 )
 def heun(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""Heun's method (improved Euler) on the probability-flow ODE.
@@ -48,7 +54,13 @@ def heun(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=4, nfe=lambda n: 4 * n, paper=f"{TEXTBOOK}, II.1", reaches_zero=lambda n: False, families=EVERY, register=True
+    order=4,
+    nfe=lambda n: 4 * n,
+    paper=f"{TEXTBOOK}, II.1",
+    reaches_zero=lambda n: False,
+    families=EVERY,
+    exact_for=None,
+    register=True,
 )
 def rk4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""The classical Runge-Kutta method on the probability-flow ODE.
@@ -89,6 +101,7 @@ def _adams(problem: Problem, u: Tensor, times: list[float], order: int) -> Itera
     paper=f"{TEXTBOOK}, III.1 and III.5",
     reaches_zero=lambda n: n > 1,
     families=EVERY,
+    exact_for=None,
     register=True,
 )
 def ab2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -107,6 +120,7 @@ def ab2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     paper=f"{TEXTBOOK}, III.1 and III.5",
     reaches_zero=lambda n: n > 3,
     families=EVERY,
+    exact_for=None,
     register=True,
 )
 def ab4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -120,11 +134,14 @@ def ab4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=lambda grid="log_snr", process=None, published=False: 4 if grid == "uniform" and not published else 2,
+    order=lambda grid="log_snr", process=None, published=False: (
+        1 if grid == "rough" else 4 if grid == "uniform" and not published else 2
+    ),
     nfe=lambda n, published=False: n + 3 * min(n, 3),
     paper=f"{PNDM}, FON in section 4",
     reaches_zero=lambda n, published=False: n > 3,
     values={"published": (False, True)},
+    exact_for=None,
     register=True,
 )
 def fon(problem: Problem, u: Tensor, times: list[float], published: bool = False) -> Iterator[Tensor]:
@@ -132,7 +149,8 @@ def fon(problem: Problem, u: Tensor, times: list[float], published: bool = False
 
     .. math:: u_{i+1} = u_i + \tfrac{h}{24} (55 v_i - 59 v_{i-1} + 37 v_{i-2} - 9 v_{i-3})
 
-    Order 4 on grids uniform in t, 2 on others; n + 9 evaluations. State ``(batch, *event)``.
+    Order 4 on grids uniform in t, 2 on other smooth ones, 1 on rough ones; n + 9 evaluations. State
+    ``(batch, *event)``.
 
     Args:
         published: as in the released code. The slope is a difference quotient over one entry of the noise table

@@ -125,6 +125,7 @@ def substeps(
     paper=f"{PAPER}, conjugate symplectic Euler",
     families=("phase_space",),
     values={"B": KINDS, "lam": rate, "first": ("position", "momentum")},
+    exact_for=None,
     register=True,
 )
 def conjugate_symplectic_euler(
@@ -154,6 +155,7 @@ def conjugate_symplectic_euler(
     families=("phase_space",),
     reaches_zero=lambda n, **options: False,
     values={"B": KINDS, "lam": rate},
+    exact_for=None,
     register=True,
 )
 def conjugate_velocity_verlet(

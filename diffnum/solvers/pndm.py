@@ -9,7 +9,8 @@ r"""PNDM: pseudo numerical methods (Liu et al. 2022, arXiv:2202.09778).
 A pseudo method is the gradient part of a classical one followed by the transfer map. In the rescaled variables
 :math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha` the ODE reads :math:`dy/d\rho = \epsilon` and the transfer is a
 straight line: each method below *is* a classical method for that equation, but with the weights of uniform steps on
-nodes :math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 on every grid not uniform in rho.
+nodes :math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 on every smooth grid not uniform in rho,
+and at 1 on rough ones, where neighbouring steps stay unequal however many there are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,7 @@ def prk(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") ->
 
 
 @method(
-    order=2,
+    order=lambda grid="log_snr", process=None: 1 if grid == "rough" else 2,
     nfe=lambda n: n + 1,
     paper=f"{PAPER}, section 3.3",
     exact_for="a point mass",
@@ -103,7 +104,8 @@ def s_pndm(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
     .. math:: \bar e_i = \tfrac12 (3 e_i - e_{i-1}), \qquad x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
 
-    The first step is pseudo improved Euler. Order 2; n + 1 evaluations. State ``(batch, *event)``.
+    The first step is pseudo improved Euler. Order 2 on smooth grids, where the ratio of neighbouring steps goes to 1,
+    and 1 on rough ones; n + 1 evaluations. State ``(batch, *event)``.
     """
     move, weights, old = partial(transfer, problem), adams_bashforth(2), None
     for t, s in pairwise(times):
@@ -116,7 +118,13 @@ def s_pndm(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 @method(
     order=lambda grid="log_snr", process=None, midpoint="t": (
-        2 if not _in_rho(grid, process, "uniform") else 4 if _in_rho(midpoint, process, "t") else 3
+        1
+        if grid == "rough"
+        else 2
+        if not _in_rho(grid, process, "uniform")
+        else 4
+        if _in_rho(midpoint, process, "t")
+        else 3
     ),
     nfe=lambda n, midpoint="t": n + 3 * min(n, 3),
     paper=f"{PAPER}, section 3.3 and equation 12",
@@ -131,8 +139,9 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
     .. math:: \bar e_i = \tfrac1{24} (55 e_i - 59 e_{i-1} + 37 e_{i-2} - 9 e_{i-3}), \qquad
               x_{i+1} = \phi(x_i, \bar e_i, t_i, t_{i+1})
 
-    The first three steps are pseudo Runge-Kutta. Order 2 on any grid that is not uniform in :math:`\rho`: the weights
-    average over the steps uniformly, the exact integral with :math:`\rho'`. On a grid uniform in :math:`\rho` the
+    The first three steps are pseudo Runge-Kutta. Order 2 on smooth grids that are not uniform in
+    :math:`\rho` (1 on rough ones): the weights average over the steps uniformly, the exact integral with
+    :math:`\rho'`. On a grid uniform in :math:`\rho` the
     multistep part is AB4: order 4 with ``midpoint="sigma"``; with the published midpoint the starting steps leave an
     error of order 3, so small from the usual start that 4 is what one sees first. n + 9 evaluations; below four steps
     all are pseudo Runge-Kutta. State ``(batch, *event)``.
@@ -153,7 +162,7 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
 
 
 @method(
-    order=lambda grid="log_snr", process=None: 3 if _in_rho(grid, process, "uniform") else 2,
+    order=lambda grid="log_snr", process=None: 1 if grid == "rough" else 3 if _in_rho(grid, process, "uniform") else 2,
     nfe=lambda n: n + 1,
     paper=f"{PAPER}, equation 12; ramp start as in Stable Diffusion's PLMS",
     exact_for="a point mass",
@@ -163,8 +172,9 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
 def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
     r"""PLMS: F-PNDM's multistep formula with a ramp instead of the Runge-Kutta start.
 
-    Pseudo improved Euler, then Adams-Bashforth weights of order 2, 3 and 4. Order 2, or 3 on a grid uniform in
-    sigma/alpha, where only the start is not of order 4; n + 1 evaluations, eight fewer than F-PNDM.
+    Pseudo improved Euler, then Adams-Bashforth weights of order 2, 3 and 4. Order 2 on smooth grids and 1 on rough
+    ones, or 3 on a grid uniform in sigma/alpha, where only the start is not of order 4; n + 1 evaluations, eight fewer
+    than F-PNDM.
     """
     move, past = partial(transfer, problem), []
     for t, s in pairwise(times):
@@ -180,7 +190,7 @@ def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
 
 @method(
-    order=2,
+    order=lambda grid="log_snr", process=None, order=4: 1 if grid == "rough" else 2,
     nfe=lambda n, order=4: n,
     paper="Zhang and Chen 2023, arXiv:2204.13902, section 3.3 (iPNDM), after Liu et al. 2022, arXiv:2202.09778",
     exact_for="a point mass",
@@ -190,9 +200,9 @@ def plms(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 def ipndm(problem: Problem, u: Tensor, times: list[float], order: int = 4) -> Iterator[Tensor]:
     r"""iPNDM: F-PNDM's multistep formula with a ramp that starts with DDIM, at no cost.
 
-    Adams-Bashforth weights of order 1, 2, ..., q for uniform steps, on the transfer map. Order 2, like all uniform
-    weights on grids that are not uniform in sigma/alpha (on those the first step caps it at 2); n evaluations, one
-    fewer than :func:`plms`.
+    Adams-Bashforth weights of order 1, 2, ..., q for uniform steps, on the transfer map. Order 2 on smooth
+    grids, like all uniform weights where steps are not uniform in sigma/alpha (there the first step caps it at 2), and
+    1 on rough ones; n evaluations, one fewer than :func:`plms`.
 
     Args:
         order: q, from 2 to 4.

@@ -29,6 +29,7 @@ from diffnum.runner import EVERY, method
     families=EVERY,
     values={"lam": weight},
     clock=lambda process, lam=1.0: lambda t: -t,
+    exact_for=None,
     register=True,
 )
 def euler_maruyama(

@@ -140,6 +140,7 @@ def matrices(
     paper=f"{PAPER}, naive symplectic Euler",
     families=PHASE_SPACE,
     values={"first": FIRST},
+    exact_for=None,
     register=True,
 )
 def symplectic_euler(problem: Problem, u: Tensor, times: list[float], first: str = "momentum") -> Iterator[Tensor]:
@@ -165,6 +166,7 @@ def symplectic_euler(problem: Problem, u: Tensor, times: list[float], first: str
     paper=f"{PAPER}, reduced symplectic Euler",
     families=PHASE_SPACE,
     values={"first": FIRST},
+    exact_for=None,
     register=True,
 )
 def reduced_symplectic_euler(
@@ -190,6 +192,7 @@ def reduced_symplectic_euler(
     nfe=lambda n: 3 * n,
     paper=f"{PAPER}, naive velocity Verlet",
     families=PHASE_SPACE,
+    exact_for=None,
     register=True,
 )
 def velocity_verlet(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -211,6 +214,7 @@ def velocity_verlet(problem: Problem, u: Tensor, times: list[float]) -> Iterator
     families=PHASE_SPACE,
     reaches_zero=lambda n, last="next": last == "current",
     values={"last": ("next", "current")},
+    exact_for=None,
     register=True,
 )
 def reduced_velocity_verlet(problem: Problem, u: Tensor, times: list[float], last: str = "next") -> Iterator[Tensor]:
@@ -236,6 +240,7 @@ def reduced_velocity_verlet(problem: Problem, u: Tensor, times: list[float], las
     paper="ours: velocity Verlet made second order",
     families=PHASE_SPACE,
     reaches_zero=lambda n: False,
+    exact_for=None,
     register=True,
 )
 def verlet2(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
@@ -286,7 +291,7 @@ def _splitting(name: str, nfe: int, **claims: Any) -> Any:
     """The claims that all stochastic splitting methods share."""
     return method(
         weak_order=_weak, nfe=lambda n, lam_s=1.0: nfe * n, paper=f"{PAPER}, {name}", kind="sde", families=PHASE_SPACE,
-        values={"lam_s": weight}, register=True, **claims,
+        values={"lam_s": weight}, exact_for=None, register=True, **claims,
     )  # fmt: skip
 
 
@@ -383,6 +388,7 @@ def reduced_obab(
     paper="Dockhorn, Vahdat and Kreis 2022, arXiv:2112.07068; for PSLD arXiv:2303.01748",
     kind="sde",
     families=PHASE_SPACE,
+    exact_for=None,
     register=True,
 )
 def sscs(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) -> Iterator[Tensor]:

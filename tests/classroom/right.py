@@ -1,6 +1,8 @@
 """Right solvers in many styles: all must pass."""
 
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -174,4 +176,179 @@ def adaptive(problem, u, times, tol=1e-4):
             if gap <= tol:
                 u, now = u + h / 2 * (k1 + k2), now + h if now + h > s else s
             h *= min(2.0, max(0.2, 0.9 * (tol / (gap + 1e-300)) ** 0.5))
+        yield u
+
+
+# type hints, a dataclass that is called, in-place arithmetic on tensors of its own
+@dataclass
+class Explicit:
+    a: float = 0.5
+
+    def __call__(self, problem: dn.Problem, u: torch.Tensor, times: list[float]) -> Iterator[torch.Tensor]:
+        for t, s in pairwise(times):
+            k = problem.velocity(u, t)
+            v = u.clone()
+            v += self.a * (s - t) * k
+            k *= 1 - 1 / (2 * self.a)
+            k += problem.velocity(v, t + self.a * (s - t)) / (2 * self.a)
+            w = u.clone()
+            w.add_(k, alpha=s - t)
+            u = w
+            yield w.clone()
+
+
+two_thirds = Explicit(2 / 3)
+
+
+# other names, and a helper that is defined inside
+def taylor_free(prob, x, ts):
+    def f(y, time):
+        return prob.velocity(y, time)
+
+    i = 0
+    while i + 1 < len(ts):
+        h = ts[i + 1] - ts[i]
+        k1 = f(x, ts[i])
+        k2 = f(x + h / 2 * k1, ts[i] + h / 2)
+        k3 = f(x + h / 2 * k2, ts[i] + h / 2)
+        k4 = f(x + h * k3, ts[i + 1])
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        i += 1
+        yield x
+
+
+# all coefficients of the grid first, in numpy, then the loop; an alternative way to claim
+def _weights(rho, order):
+    rows = []
+    for i in range(len(rho) - 1):
+        q = min(order, i + 1)
+        nodes = rho[i - q + 1 : i + 1][::-1] - rho[i]
+        moments = [(rho[i + 1] - rho[i]) ** (k + 1) / (k + 1) for k in range(q)]
+        rows.append(np.linalg.solve(np.vander(nodes, q, increasing=True).T, moments))
+    return rows
+
+
+@dn.method(order=2, nfe=lambda n: n, paper=PAPER, exact_for="a point mass")
+def precomputed(problem, u, times):
+    alpha, sigma = (np.array(x) for x in zip(*(problem.process.levels(t) for t in times), strict=True))
+    rho, past = sigma / alpha, []
+    for i, row in enumerate(_weights(rho, 2)):
+        past.insert(0, problem.eps(u, times[i]))
+        move = sum(float(w) * e for w, e in zip(row, past, strict=False))
+        u = alpha[i + 1] * (u / alpha[i] + move)
+        yield u
+
+
+# the score, with everything from the process
+def by_score(problem, u, times):
+    process = problem.process
+    for t, s in pairwise(times):
+        beta = -2 * float(process.F(t))
+        G2 = float(process.G(t)) ** 2
+        u = u + (s - t) * (-0.5 * beta * u - 0.5 * G2 * problem.score(u, t))
+        yield u
+
+
+# order 4, started by Runge-Kutta, with a list as its memory
+@dn.method(order=lambda grid="log_snr", process=None: 4 if grid == "uniform" else 1,
+           nfe=lambda n: n + 3 * min(n, 3), paper=PAPER, reaches_zero=lambda n: n > 3)  # fmt: skip
+def adams_four(problem, u, times):
+    past: list[torch.Tensor] = []
+    for i, (t, s) in enumerate(pairwise(times)):
+        h = s - t
+        k = problem.velocity(u, t)
+        past = [k, *past[:3]]
+        if i < 3:
+            b = problem.velocity(u + h / 2 * k, t + h / 2)
+            c = problem.velocity(u + h / 2 * b, t + h / 2)
+            d = problem.velocity(u + h * c, s)
+            u = u + h * (k + 2 * b + 2 * c + d) / 6
+        else:
+            u = u + h / 24 * (55 * past[0] - 59 * past[1] + 37 * past[2] - 9 * past[3])
+        yield u
+
+
+# a default argument that is a function, an option that is a string, and a match
+@dn.method(order=2, nfe=lambda n, **_: 2 * n, paper=PAPER, reaches_zero=lambda n, **_: False)
+def configurable(problem, u, times, kind="heun", mix=lambda a, b: (a + b) / 2):
+    for t, s in pairwise(times):
+        match kind:
+            case "heun":
+                a = problem.velocity(u, t)
+                u = u + (s - t) * mix(a, problem.velocity(u + (s - t) * a, s))
+            case _:
+                raise ValueError(kind)
+        yield u
+
+
+# the last step goes along the line through the last two noises, and asks for none at the end
+@dn.method(order=2, nfe=lambda n: 2 * n - (n > 1), paper=PAPER, exact_for="a point mass",
+           reaches_zero=lambda n: n > 1)  # fmt: skip
+def corrected(problem, u, times):
+    rho, old, before = problem.process.rho, None, None
+    for i, (t, s) in enumerate(pairwise(times), 2):
+        e = problem.eps(u, t)
+        if i == len(times) and old is not None:
+            slope = (e - old) / (rho(t) - before)
+            bar = e + (rho(s) - rho(t)) / 2 * slope
+        else:
+            bar = (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2
+        old, before = e, rho(t)
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+# vmap over rows, and a recursion in place of a loop
+def recursive(problem, u, times):
+    t, s, *rest = times
+    psi, c = (float(x) for x in problem.process.step(t, s))
+    u = torch.func.vmap(lambda x, e: psi * x + c * e)(u, problem.eps(u, t))
+    yield u
+    if rest:
+        yield from recursive(problem, u, [s, *rest])
+
+
+# times as a tensor of its own, states kept in a list, yielded at the end of each step by a helper generator
+def _walk(problem, u, grid):
+    states = [u]
+    for i in range(grid.numel() - 1):
+        t, s = grid[i].item(), grid[i + 1].item()
+        alpha, sigma = problem.process.levels(s)
+        x0, e = problem.x0(states[-1], t), None
+        a, b = problem.process.levels(t)
+        e = (states[-1] - a * x0) / b
+        states.append(alpha * x0 + sigma * e)
+        yield states[-1]
+
+
+def delegating(problem, u, times):
+    grid = torch.tensor(times, dtype=torch.float64)
+    yield from _walk(problem, u, grid)
+
+
+# a Taylor method: the second derivative along the path, from the derivative of the noise
+@dn.method(order=2, nfe=lambda n: 3 * n, paper=PAPER, reaches_zero=lambda n: False)
+def by_derivative(problem, u, times):
+    process = problem.process
+    for t, s in pairwise(times):
+        (alpha, _), h = process.levels(t), 1e-4 * (process.rho(s) - process.rho(t))
+        e = problem.eps(u, t)
+        _, along = torch.func.jvp(lambda x: problem.eps(x, t), (u,), (alpha * e,))
+        moved = process.time_of_rho(process.rho(t) + h)
+        in_time = (problem.eps(process.alpha(moved) / alpha * u, moved) - e) / h
+        bar = e + (process.rho(s) - process.rho(t)) / 2 * (along + in_time)
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+# stochastic, no correlation between first and second half of a step: churn, then DDIM
+@dn.method(weak_order=1, nfe=lambda n: n, paper=PAPER, kind="sde")
+def churned(problem, u, times, noise, eta=0.7):
+    process = problem.process
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        (a, sa), (c, sc) = process.levels(t), process.levels(s)
+        var = sc**2 * (1 - (sc * a / (sa * c)) ** 2) * eta**2
+        x0 = (u - sa * e) / a
+        u = c * x0 + (sc**2 - var) ** 0.5 * e + var**0.5 * noise(u)
         yield u

@@ -85,29 +85,31 @@ def poor_start(problem, u, times):
     yield from variable(problem, u, times, 3)
 
 
-def variable(problem, u, times, order, upside_down=False):
+def variable(problem, u, times, order, step=lambda rho, i: rho[i + 1] - rho[i]):
     rho = [problem.process.rho(t) for t in times]
     nodes, past = [], []
     for i, (t, s) in enumerate(pairwise(times)):
         past, nodes = [problem.eps(u, t), *past][:order], [rho[i], *nodes][:order]
-        x = torch.tensor([rho[i] - node for node in nodes], dtype=torch.float64)
-        h, q = rho[i + 1] - rho[i], len(nodes)
-        if q < order:  # DDIM until the history is full
-            past_, x, q = past[:1], x[:1], 1
-        else:
-            past_ = past
-        if upside_down and q > 1:
-            x = x * (h / x[1]) ** 2
-        powers = torch.stack([(-x) ** k for k in range(q)])
-        moments = torch.tensor([h**k / (k + 1) for k in range(q)], dtype=torch.float64)
-        u = transfer(problem, u, combine(torch.linalg.solve(powers, moments).tolist(), past_), t, s)
+        kept = order if len(nodes) == order else 1  # DDIM until the history is full
+        x = torch.tensor([rho[i] - node for node in nodes[:kept]], dtype=torch.float64)
+        powers = torch.stack([(-x) ** k for k in range(kept)])
+        moments = torch.tensor([step(rho, i) ** k / (k + 1) for k in range(kept)], dtype=torch.float64)
+        u = transfer(problem, u, combine(torch.linalg.solve(powers, moments).tolist(), past[:kept]), t, s)
         yield u
 
 
-# rough: the ratio of the two steps is upside down, which no smooth grid shows
+# rough: the length of the step before in place of this one, which no smooth grid shows
 @claims(order=2, nfe=lambda n: n)
-def ratio_upside_down(problem, u, times):
-    yield from variable(problem, u, times, 2, upside_down=True)
+def ratio_of_old_steps(problem, u, times):
+    yield from variable(problem, u, times, 2, lambda rho, i: rho[i] - rho[i - 1])
+
+
+# rough: the step after this one, which on alternating steps is as long as the one before
+@claims(order=2, nfe=lambda n: n)
+def ratio_of_next_steps(problem, u, times):
+    yield from variable(
+        problem, u, times, 2, lambda rho, i: rho[min(i + 2, len(rho) - 1)] - rho[min(i + 1, len(rho) - 2)]
+    )
 
 
 # rough: Adams-Bashforth for du/dt with the weights of equal steps
@@ -145,7 +147,7 @@ def rounded_times(problem, u, times):
         yield u
 
 
-# states: the result is always float64
+# precision: the result is always float64
 @claims(order=1, nfe=lambda n: n)
 def always_double(problem, u, times):
     u = u.double()
@@ -278,7 +280,7 @@ def late(problem, u, times):
         yield u
 
 
-# limit: it starts at the end of the process, not at times[0]
+# end: it starts at the end of the process, not at times[0]
 @claims(order=1, nfe=lambda n: n)
 def own_start(problem, u, times):
     yield from ddim_claiming_two.__wrapped__(problem, u, [problem.process.t_max, *times[1:]])
@@ -372,7 +374,7 @@ def not_with_one(problem, u, times):
     yield from ddim_claiming_two.__wrapped__(problem, u, times)
 
 
-# steps: only even numbers
+# states: only even numbers
 @claims(order=1, nfe=lambda n: n)
 def even_only(problem, u, times):
     for i in range(0, len(times) - 1, 2):
@@ -421,7 +423,7 @@ def too_modest(problem, u, times):
         yield u
 
 
-# order: the noise of the stochastic step is too small by a tenth, and the law is wrong
+# limit: the noise of the stochastic step is too small by a tenth, and the law is wrong
 @dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
 def weak_noise(problem, u, times, noise):
     for t, s in pairwise(times):
@@ -433,10 +435,271 @@ def weak_noise(problem, u, times, noise):
         yield u
 
 
-# precision: weights in float32, seen on a point mass
+# precision: factors in float32
 @claims(order=1, nfe=lambda n: n)
 def single_factors(problem, u, times):
     for t, s in pairwise(times):
         psi, c = torch.tensor(problem.process.step(t, s)).unbind()
         u = psi * u + c * problem.eps(u, t)
+        yield u
+
+
+# runs: ten steps, whatever is asked for
+@claims(order=1, nfe=lambda n: n)
+def ten_steps(problem, u, times):
+    for i in range(10):
+        u = transfer(problem, u, problem.eps(u, times[i]), times[i], times[i + 1])
+        yield u
+
+
+# end: the last state is the one before it
+@claims(order=1, nfe=lambda n: n)
+def without_last(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        u = transfer(problem, u, e, t, s) if s != times[-1] else u
+        yield u
+
+
+# evaluations: two a step are claimed, one is made
+@claims(order=1, nfe=lambda n: 2 * n)
+def fewer_than_claimed(problem, u, times):
+    yield from ddim_claiming_two.__wrapped__(problem, u, times)
+
+
+# order: Heun, and Euler on the last tenth
+@dn.method(order=2, nfe=lambda n: 2 * n, paper="wrong on purpose", reaches_zero=lambda n: False)
+def drops_at_the_end(problem, u, times):
+    for i, (t, s) in enumerate(pairwise(times)):
+        k = problem.velocity(u, t)
+        other = problem.velocity(u + (s - t) * k, s)
+        u = u + (s - t) * (k if i > 0.9 * len(times) else (k + other) / 2)
+        yield u
+
+
+# states: the first weight divides by n - 1
+@claims(order=1, nfe=lambda n: n)
+def nan_with_one(problem, u, times):
+    part = torch.tensor(float(len(times) - 2)) / (len(times) - 2)
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t) * part, t, s)
+        yield u
+
+
+# order: the midpoint's slope is taken at the start time
+@dn.method(order=2, nfe=lambda n: 2 * n, paper="wrong on purpose")
+def midpoint_at_t(problem, u, times):
+    for t, s in pairwise(times):
+        v = u + (s - t) / 2 * problem.velocity(u, t)
+        u = u + (s - t) * problem.velocity(v, t)
+        yield u
+
+
+# order: Heun's second slope is taken at the old state
+@dn.method(order=2, nfe=lambda n: 2 * n, paper="wrong on purpose", reaches_zero=lambda n: False)
+def heun_at_old_state(problem, u, times):
+    for t, s in pairwise(times):
+        u = u + (s - t) * (problem.velocity(u, t) + problem.velocity(u, s)) / 2
+        yield u
+
+
+# order: weights 1, 3, 1, 1 over 6 in the Runge-Kutta method
+@dn.method(order=4, nfe=lambda n: 4 * n, paper="wrong on purpose", reaches_zero=lambda n: False)
+def kutta_weights(problem, u, times):
+    for t, s in pairwise(times):
+        h, m = s - t, (t + s) / 2
+        a = problem.velocity(u, t)
+        b = problem.velocity(u + h / 2 * a, m)
+        c = problem.velocity(u + h / 2 * b, m)
+        u = u + h * (a + 3 * b + c + problem.velocity(u + h * c, s)) / 6
+        yield u
+
+
+# limit: the drift has the wrong sign in front of the score
+@dn.method(order=1, nfe=lambda n: n, paper="wrong on purpose")
+def wrong_sign(problem, u, times):
+    for t, s in pairwise(times):
+        F, G2 = float(problem.process.F(t)), float(problem.process.G(t)) ** 2
+        u = u + (s - t) * (F * u + G2 / 2 * problem.score(u, t))
+        yield u
+
+
+# limit: the full score of the SDE in the ODE
+@dn.method(order=1, nfe=lambda n: n, paper="wrong on purpose")
+def full_score(problem, u, times):
+    for t, s in pairwise(times):
+        F, G2 = float(problem.process.F(t)), float(problem.process.G(t)) ** 2
+        u = u + (s - t) * (F * u - G2 * problem.score(u, t))
+        yield u
+
+
+# order: the ratio of steps is upside down in two steps of DPM-Solver++
+@claims(order=2, nfe=lambda n: n)
+def upside_down(problem, u, times):
+    process, old, before = problem.process, None, None
+    for t, s in pairwise(times):
+        (_, sigma_t), (alpha_s, sigma_s) = process.levels(t), process.levels(s)
+        x0 = problem.x0(u, t)
+        if sigma_s == 0:
+            u = alpha_s * x0
+        else:
+            h = process.log_snr(s) - process.log_snr(t)  # twice what it should be
+            bar = x0 if old is None else x0 + h / before * (x0 - old)
+            u = sigma_s / sigma_t * u - alpha_s * (torch.tensor(-h / 2, dtype=torch.float64).expm1().item()) * bar
+            before = h
+        old = x0
+        yield u
+
+
+# limit: the states are bounded
+@claims(order=1, nfe=lambda n: n)
+def bounded_state(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s).clamp(-1, 1)
+        yield u
+
+
+# point: Euler's method in t claims to be exact on a point
+@claims(order=1, nfe=lambda n: n)
+def euler_on_a_point(problem, u, times):
+    for t, s in pairwise(times):
+        u = u + (s - t) * problem.velocity(u, t)
+        yield u
+
+
+# own: a solver of the library with a small change of its results
+@claims(order=2)
+def disguised(problem, u, times):
+    for state in dn.solvers.registry["s_pndm"](problem, u, times):
+        yield state * 1.0
+
+
+# repeatable: noise from torch, seeded to look repeatable
+@claims(order=1, nfe=lambda n: n)
+def seeded_noise(problem, u, times):
+    torch.manual_seed(0)
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s) + 1e-9 * torch.randn(u.shape)
+        yield u
+
+
+# repeatable: noise of its own in a stochastic step
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def own_noise(problem, u, times, noise):
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 1.0)
+        u = u + (s - t) * drift + (t - s) ** 0.5 * float(problem.process.G(t)) * torch.randn_like(noise(u))
+        yield u
+
+
+# limit: one draw for all steps
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def one_draw(problem, u, times, noise):
+    z = noise(u)
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 1.0)
+        u = u + (s - t) * drift + (t - s) ** 0.5 * float(problem.process.G(t)) * z
+        yield u
+
+
+# limit: the noise of a step grows like the step, not like its root
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def noise_like_h(problem, u, times, noise):
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 1.0)
+        u = u + (s - t) * drift + (t - s) * float(problem.process.G(t)) * noise(u)
+        yield u
+
+
+# limit: the drift of the ODE with the noise of the SDE
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def drift_of_the_ode(problem, u, times, noise):
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 0.0)
+        u = u + (s - t) * drift + (t - s) ** 0.5 * float(problem.process.G(t)) * noise(u)
+        yield u
+
+
+# order: weak order 2 is claimed of Euler and Maruyama
+@dn.method(weak_order=2, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def maruyama_claiming_two(problem, u, times, noise):
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 1.0)
+        u = u + (s - t) * drift + (t - s) ** 0.5 * float(problem.process.G(t)) * noise(u)
+        yield u
+
+
+# limit: an adaptive method that does not look at its tolerance
+@dn.method(order=None, nfe=None, paper="wrong on purpose", reaches_zero=lambda n: False)
+def deaf(problem, u, times, tol=1e-4):
+    for t, s in pairwise(times):
+        k = problem.velocity(u, t)
+        u = u + (s - t) * (k + problem.velocity(u + (s - t) * k, s)) / 2
+        yield u
+
+
+# limit: position and momentum are mixed up
+@dn.method(order=1, nfe=lambda n: n, paper="wrong on purpose", families=("phase_space",))
+def mixed_up(problem, u, times):
+    for t, s in pairwise(times):
+        u = u + (s - t) * problem.velocity(u, t).flip(1)
+        yield u
+
+
+# order: a symplectic step of order 1 with the claim 2
+@dn.method(order=2, nfe=lambda n: n, paper="wrong on purpose", families=("phase_space",))
+def euler_on_phase_space(problem, u, times):
+    for t, s in pairwise(times):
+        u = u + (s - t) * problem.velocity(u, t)
+        yield u
+
+
+# clean: it closes its output
+@claims(order=1, nfe=lambda n: n)
+def closes_output(problem, u, times):
+    import sys
+
+    sys.stdout.close()
+    yield from ddim_claiming_two.__wrapped__(problem, u, times)
+
+
+# clean: it sets the default dtype
+@claims(order=1, nfe=lambda n: n)
+def sets_default(problem, u, times):
+    torch.set_default_dtype(torch.float64)
+    yield from ddim_claiming_two.__wrapped__(problem, u, times)
+
+
+# runs: an option without which it does not run
+@claims(order=1, nfe=lambda n: n)
+def needs_option(problem, u, times, gamma=None):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, gamma * problem.eps(u, t), t, s)
+        yield u
+
+
+# limit: the noise is asked for at the wrong end of the step
+@claims(order=1, nfe=lambda n: n, reaches_zero=lambda n: False)
+def noise_at_s(problem, u, times):
+    for t, s in pairwise(times):
+        alpha, sigma = problem.process.levels(s)
+        x = problem.x0(u, s)
+        u = alpha * x + sigma * (u - problem.process.alpha(t) * x) / problem.process.sigma(s)
+        yield u
+
+
+# rows: the event is one row of numbers
+@claims(order=1, nfe=lambda n: n)
+def last_axis_mean(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        u = transfer(problem, u, e - 0.01 * e.mean(-1, keepdim=True), t, s)
+        yield u
+
+
+# order: times are taken to lie between 0 and 1, and on VE they do not
+@claims(order=1, nfe=lambda n: n)
+def times_below_one(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, min(t, 1.0)), t, s)
         yield u

@@ -1,0 +1,118 @@
+r"""Exponential Runge-Kutta methods in log-SNR: the singlestep DPM-Solvers (Lu et al. 2022, arXiv:2206.00927).
+
+| paper | here |
+|---|---|
+| lambda | log_snr / 2 |
+| epsilon_theta(x, t), x_theta(x, t) | problem.eps(u, t), problem.x0(u, t) |
+| r_1, r_2 | the stages: 1/2 of order 2, 1/3 and 2/3 of order 3 |
+| D_1, D_2 | differences of predictions, inside `combine` |
+
+In :math:`\lambda` the solution is :math:`x_s = \psi x_t + \int_0^h w(\tau) \, p(\tau) \, d\tau` for either prediction
+p. A step freezes p, or lets it run on a straight line through the value of one stage: no history, so that the order is
+there from the first step, on any grid, and a step may follow another solver.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
+from math import expm1, factorial, inf
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from diffnum.coefficients import combine
+from diffnum.problem import Problem
+from diffnum.runner import method
+
+STAGES = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}  # where in a step they stand, in lambda; 2/3 is a condition of order 3
+
+
+class Step(NamedTuple):
+    """Times of the stages, and for each stage and for the end the weights of the state and of the predictions."""
+
+    times: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+
+def slope_gain(z: float) -> float:
+    r""":math:`(e^z - 1 - z)/z = z/2! + z^2/3! + \dots`, what a straight line adds to a frozen prediction."""
+    if abs(z) > 0.5:
+        return (expm1(z) - z) / z
+    return sum(z**k / factorial(k + 1) for k in range(1, 15))
+
+
+@lru_cache(maxsize=64)
+def grid_steps(process: Any, times: tuple[float, ...], order: int, prediction: str) -> list[Step]:
+    """The stages and weights of every step of :func:`exponential_rk`; a step to no noise has no stage."""
+    steps = []
+    for t, s in pairwise(times):
+        start, end = (process.log_snr(x) / 2 for x in (t, s))
+        length = end - start
+        shares = STAGES[order] if length < inf else ()
+        inner = tuple(process.time_of_log_snr(2 * (start + r * length)) for r in shares)
+        rows: list[tuple[float, ...]] = []
+        for i, (place, r) in enumerate(zip((*inner, s), (*shares, 1.0), strict=True)):
+            keep, frozen, line = one_step(process, t, place, prediction)
+            line = 0.0 if i == 0 else line * r / shares[i - 1]  # through the stage before, (r, p)
+            # order 2 as published: the prediction in the middle serves the whole step
+            new = frozen if order == 2 and i == 1 else line
+            rows.append((keep, frozen - new, *(0.0,) * (i - 1), new) if i else (keep, frozen))
+        steps.append(Step(inner, tuple(rows)))
+    return steps
+
+
+def one_step(process: Any, t: float, s: float, prediction: str) -> tuple[float, float, float]:
+    r"""Weights over a step of length h in lambda: of the state, of a frozen prediction, of its change along a line.
+
+    .. math:: \frac{\alpha_s}{\alpha_t}, \quad -\sigma_s (e^h - 1), \quad -\sigma_s \frac{e^h - 1 - h}{h}
+              \qquad \text{or} \qquad
+              \frac{\sigma_s}{\sigma_t}, \quad \alpha_s (1 - e^{-h}), \quad \alpha_s \frac{e^{-h} - 1 + h}{h}
+
+    for the noise or the data prediction; the change is that from the start of the step to its end.
+    """
+    sigma_t, (alpha_s, sigma_s) = process.levels(t)[1], process.levels(s)
+    if sigma_s == 0:
+        keep, gain = process.step(t, s)
+        return (keep, gain, 0.0) if prediction == "noise" else (0.0, alpha_s, 0.0)
+    h = (process.log_snr(s) - process.log_snr(t)) / 2
+    if prediction == "noise":
+        keep, gain = process.step(t, s)
+        return keep, gain, -sigma_s * slope_gain(h)
+    return sigma_s / sigma_t, -alpha_s * expm1(-h), -alpha_s * slope_gain(-h)
+
+
+@method(
+    order=lambda grid="log_snr", process=None, order=3, prediction="noise": order,
+    nfe=lambda n, order=3, prediction="noise", to_zero=False: order * n - (order - 1) * to_zero,
+    paper="Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2; with data arXiv:2211.01095, algorithm 1",
+    exact_for="a point mass",
+    values={"order": (2, 3), "prediction": ("noise", "data")},
+    register=True,
+)
+def exponential_rk(
+    problem: Problem, u: Tensor, times: list[float], order: int = 3, prediction: str = "noise"
+) -> Iterator[Tensor]:
+    r"""Exponential Runge-Kutta in :math:`\lambda`: DPM-Solver-2 and DPM-Solver-3, step by step.
+
+    .. math:: x^{(1)} &= \psi_1 x + g(r_1 h) \, p_0, \\
+              x^{(2)} &= \psi_2 x + g(r_2 h) \, p_0 + \tfrac{r_2}{r_1} \, l(r_2 h) \, (p_1 - p_0), \\
+              x_s &= \psi x + g(h) \, p_0 + \tfrac{1}{r_2} \, l(h) \, (p_2 - p_0)
+
+    with the weights g of a frozen prediction and l of its change along a line (:func:`one_step`),
+    :math:`r_1 = \tfrac13`, :math:`r_2 = \tfrac23`. Order 2 has one stage, in the middle, whose prediction serves the
+    whole step. Order q on any grid, from the first step; q evaluations a step, and one in a step to
+    :math:`\sigma = 0`, which is of order 1. State ``(batch, *event)``.
+
+    Args:
+        order: q, 2 or 3.
+        prediction: what runs on a straight line, "noise" (DPM-Solver) or "data" (DPM-Solver++, singlestep).
+    """
+    predict = problem.eps if prediction == "noise" else problem.x0
+    for t, step in zip(times, grid_steps(problem.process, tuple(times), order, prediction), strict=False):
+        past, moved = [predict(u, t)], u
+        for place, weights in zip((*step.times, None), step.weights, strict=True):
+            moved = combine(weights, (u, *past))
+            if place is not None:
+                past.append(predict(moved, place))
+        u = moved
+        yield u

@@ -1,0 +1,402 @@
+"""The grader: right solvers pass, wrong ones are told why, and nothing that a file does takes it down.
+
+What stands here is a selection. The whole trial, every right and every wrong solver, every harmful file and every
+assignment with nbgrader, takes minutes: ``make trial``.
+"""
+
+import csv
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from diffnum import cli
+from diffnum.classroom import assignments, check, course, points_for
+from diffnum.classroom.grade import CHECKS, check_file
+from diffnum.classroom.problems import DEFAULT, Problems, read
+from diffnum.classroom.report import FORMATS, dumps, faults, html
+from diffnum.classroom.sandbox import Limits, Sandbox
+from diffnum.errors import DiffnumError
+
+HERE = Path(__file__).parent / "classroom"
+BOOK = Path(__file__).parents[1] / "book"
+PUBLIC = Problems()
+HARMFUL = runpy.run_path(str(HERE / "harmful.py"))["HARMFUL"]
+
+
+def expected(path: Path) -> dict[str, str]:
+    """The solvers of a file of wrong ones, each with the check that the comment above it names."""
+    found, check = {}, ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if said := re.match(r"# (\w+): ", line):
+            check = said.group(1)
+        if (defined := re.match(r"def (\w+)\(", line)) and check:
+            found[defined.group(1)], check = check, ""
+    return found
+
+
+WRONG = expected(HERE / "wrong.py")
+RIGHT = {
+    "ddim", "midpoint", "heun", "pseudo", "two_steps", "kutta", "family", "ralston", "by_numpy", "ancestral",
+    "maruyama",
+    "symplectic", "adaptive", "two_thirds", "taylor_free", "precomputed", "by_score", "adams_four", "configurable",
+    "corrected", "recursive", "by_derivative", "delegating", "churned",
+}  # fmt: skip
+
+# Right solvers and wrong ones that are quickly judged; the rest is the trial.
+QUICK_RIGHT = {"pseudo", "maruyama"}
+QUICK_WRONG = {
+    "ddim_claiming_two", "in_place", "hidden_choice", "cached_grid", "one_too_many", "own_grid", "by_name", "stub",
+    "a_list",
+    "batch_of_four", "own_end", "weights_without_sum",
+}  # fmt: skip
+QUICK_HARM = {
+    "exits at once",
+    "kills itself",
+    "prints for ever",
+    "forks",
+    "leaves Python",
+    "syntax",
+    "is a stub",
+    "grows",
+}
+
+
+def some(names, quick):
+    """Parameters: the quick ones here, the others in the trial."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.trial) for name in sorted(names)]
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(Limits()) as box:
+        yield box
+
+
+@pytest.fixture(scope="module")
+def strict():
+    with Sandbox(Limits(seconds=20, run=3)) as box:
+        yield box
+
+
+def reasons(report) -> list[str]:
+    """All that is said against a file, the first thing first."""
+    return [*faults(report), *(f"{v.check}: {v.reason}" for grade in report.grades for v in grade.faults)]
+
+
+def test_the_lists_of_the_trial_are_complete(sandbox):
+    assert len(RIGHT) >= 20 and len(WRONG) >= 50 and len(HARMFUL) >= 40
+    place = sandbox.open()
+    try:
+        text = (HERE / "right.py").read_text(encoding="utf-8")
+        found, _ = place.ask({"do": "load", "cells": [{"label": "right.py", "text": text}]})
+    finally:
+        place.close()
+    assert set(found["found"]) == RIGHT and not found["errors"]
+
+
+@pytest.mark.parametrize("name", some(RIGHT, QUICK_RIGHT))
+def test_a_right_solver_passes(name, sandbox):
+    report = check_file(HERE / "right.py", name, PUBLIC, sandbox=sandbox)
+    assert report.passed, "\n".join(reasons(report))
+
+
+@pytest.mark.parametrize("name", some(WRONG, QUICK_WRONG))
+def test_a_wrong_solver_is_told_what_is_wrong(name, sandbox):
+    report = check_file(HERE / "wrong.py", name, PUBLIC, sandbox=sandbox)
+    assert not report.passed, f"{name} passes"
+    first = report.grades[0].faults[0]
+    assert first.check == WRONG[name], "\n".join(reasons(report))
+
+
+@pytest.mark.parametrize("name", some(HARMFUL, QUICK_HARM))
+def test_a_harmful_file_is_told_what_is_wrong_and_leaves_nothing(name, strict, tmp_path):
+    text, words = HARMFUL[name]
+    file = tmp_path / "work.py"
+    file.write_text(text, encoding="utf-8")
+    before = sorted(p.name for p in Path("/tmp").glob("diffnum-*"))
+    report = check_file(file, None, PUBLIC, sandbox=strict)
+    assert not report.passed, f"a file that {name} passes"
+    assert re.search(words, reasons(report)[0]), "\n".join(reasons(report))
+    assert sorted(p.name for p in Path("/tmp").glob("diffnum-*")) == before, "a folder is left"
+    assert [p.name for p in tmp_path.iterdir()] == ["work.py"], "a file is left beside the student's"
+    assert not zombies(), "a zombie is left"
+
+
+def zombies() -> list[str]:
+    """Processes below this one that have ended and were not reaped."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state == "Z" and int(parent) == os.getpid():
+            found.append(stat.parent.name)
+    return found
+
+
+def test_a_broken_grader_would_be_seen(sandbox, monkeypatch):
+    """The tests above can fail: with an order check that is content with anything, an over-claim passes."""
+    from diffnum.classroom import orders
+
+    monkeypatch.setattr(orders, "holds", lambda result, p: True)
+    report = check_file(HERE / "wrong.py", "ddim_claiming_two", PUBLIC, sandbox=sandbox)
+    assert "order" not in {v.check for v in report.grades[0].faults}
+
+
+# ---------------------------------------------------------------------------------------------------------- the reports
+
+
+@pytest.fixture(scope="module")
+def report(sandbox):
+    return check_file(HERE / "wrong.py", "ddim_claiming_two", PUBLIC, sandbox=sandbox)
+
+
+def test_every_key_of_the_report_is_documented(report):
+    said = (BOOK / "checking.md").read_text(encoding="utf-8")
+    found = json.loads(dumps(report))
+    keys = set(found) | set(found["solvers"][0]) | set(found["solvers"][0]["checks"][0])
+    keys |= set(found["solvers"][0]["convergence"][0])
+    assert not [key for key in keys if not re.search(rf"`[^`]*\b{key}\b[^`]*`", said)]
+
+
+def test_the_formats_of_two_autograders(report):
+    assert set(FORMATS) == {"diffnum", "gradescope", "prairielearn"}
+    scope = json.loads(dumps(report, "gradescope"))
+    assert {"name", "score", "max_score", "status", "output", "visibility"} <= set(scope["tests"][0])
+    assert scope["score"] == sum(test["score"] for test in scope["tests"]) < sum(t["max_score"] for t in scope["tests"])
+    learn = dumps(report, "prairielearn")
+    found = json.loads(learn)
+    assert found["gradable"] is True and 0 < found["score"] < 1 and len(learn) < 1e6
+    assert {"name", "points", "max_points", "message", "output"} <= set(found["tests"][0])
+
+
+def test_the_page_stands_alone_and_shows_plots(report):
+    text = html(report, "https://example.org/book/")
+    assert "<svg" in text and "https://example.org/book/book/order.html#order-theory" in text
+    assert not re.search(r'(src|href)="(?!#|https://example\.org)', text), "it loads something from elsewhere"
+
+
+def test_every_check_leads_to_a_section_of_the_book():
+    for found in CHECKS.values():
+        page, _, section = found.see.partition("#")
+        assert f"({section})=" in (BOOK / f"{page}.md").read_text(encoding="utf-8"), found.see
+
+
+def test_a_check_can_be_made_without_a_sandbox(capsys):
+    namespace: dict = {}
+    exec((HERE / "right.py").read_text(encoding="utf-8"), namespace)
+    assert check(namespace["pseudo"], only="runs states unchanged").passed
+    assert points_for(namespace["pseudo"], "runs states", most=4) == 4
+    assert points_for(lambda problem, u, times: None, "runs states", most=4) == 0
+    said = capsys.readouterr()
+    assert "runs at all" in said.out and "book/checking.html#check-runs" in said.out and not said.err
+    with pytest.raises(KeyError, match="no_such"):
+        points_for(namespace["pseudo"], "no_such", most=1)
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """``diffnum ...`` in an empty folder, in this process: status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        result = CliRunner().invoke(cli.app, [str(word) for word in words])
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+def table_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def test_a_class_is_graded_and_goes_on_where_it_was_stopped(command, tmp_path):
+    folder = tmp_path / "submissions"
+    for student, text in (("ada", HARMFUL["is a stub"][0]), ("bob", HARMFUL["syntax"][0])):
+        (folder / student).mkdir(parents=True)
+        (folder / student / "work.py").write_text(text, encoding="utf-8")
+    status, out, err = command("check", "submissions", "--out", "table.csv")
+    assert status == 1 and "0 of 2 files passed" in out, out + err
+    rows = table_of(tmp_path / "table.csv")
+    assert [row["file"] for row in rows] == ["ada/work.py", "bob/work.py"]
+    assert "stub" in rows[0]["reason"] and "SyntaxError" in rows[1]["reason"]
+    assert "bob/work.py" in (tmp_path / "table.html").read_text(encoding="utf-8")
+    lines = (tmp_path / "table.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "table.jsonl").write_text(lines[0] + "\n" + lines[1][:40], encoding="utf-8")  # killed while it wrote
+    _, out, err = command("check", "submissions", "--out", "table.csv")
+    assert err.count("work.py") == 1, "only the file that was not finished is graded again"
+    assert table_of(tmp_path / "table.csv") == rows
+
+
+def test_what_is_no_file_is_refused_in_one_line(command, tmp_path):
+    (tmp_path / "work.py").write_text("x = 1\n", encoding="utf-8")
+    for words, part in (
+        (["check", "nothing.py"], "does not exist"),
+        (["check", "work.py", "--out", "t.csv"], "folder"),
+        (["check", "work.py", "--format", "moodle"], "moodle"),
+        (["check", "work.py", "--problems", "none.toml"], "none.toml"),
+        (["check", "work.py", "--solution", "work.py"], "NAME"),
+        (["course", "."], "exists"),
+    ):
+        status, out, err = command(*words)
+        assert status not in (0, None) and part in err and len(err.strip().splitlines()) == 1, (words, out, err)
+
+
+def test_problems_that_are_none_are_refused(tmp_path):
+    file = tmp_path / "problems.toml"
+    file.write_text("[mixture]\nweights = [1.0]\n", encoding="utf-8")
+    with pytest.raises(DiffnumError, match=r"problems\.toml"):
+        read(file)
+    assert read(None).values == DEFAULT
+
+
+# ------------------------------------------------------------------------------------------------------ the assignments
+
+SOURCES = assignments.sources()
+SOLVERS = {
+    "a01_midpoint": "midpoint", "a02_start": "started", "a03_adams": "adams", "a04_corrector": "corrected",
+    "a05_exponential": "exponential", "a06_noise_scale": "extended", "a07_third_order": "third", "a08_verlet": "verlet",
+    "a09_adaptive": "adaptive", "a10_process": "heun_in_rho",
+}  # fmt: skip
+
+#: Usual mistakes: what stands in the solution, what a student writes there, and the check that must fail.
+MISTAKES = {
+    "a01_midpoint": ("problem.velocity(u_m, m)", "problem.velocity(u_m, t)", "order"),
+    "a02_start": ("bar = (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2", "bar = e", "evaluations"),
+    "a03_adams": ("r = h / h_old", "r = 1", "rough"),
+    "a04_corrector": ("(9 * e + 19 * old", "(19 * e + 9 * old", "order"),
+    "a05_exponential": ("/ before * (x0 - old)", "/ step * (x0 - old)", "rough"),
+    "a06_noise_scale": ("rho_s**2 - (rho_t * r) ** 2", "rho_s**2 - rho_t**2 * r", "limit"),
+    "a07_third_order": ("bar = (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2", "bar = e", "evaluations"),
+    "a08_verlet": ("m + h / 2 * (vm + wm)", "half + h / 2 * vm", "order"),
+    "a09_adaptive": ("if gap <= tol:", "if True:", "limit"),
+    "a10_process": ("c / 2 * (e + problem.eps(psi * u + c * e, s))", "c * e + 0 * problem.eps(u, s)", "order"),
+}
+
+
+def test_there_are_ten_assignments_with_a_notebook_each(tmp_path):
+    assert [path.stem for path in SOURCES] == list(SOLVERS) == list(MISTAKES)
+    built = assignments.build(tmp_path)
+    for path in built:
+        stored = Path(__file__).parents[1] / "notebooks" / "assignments" / path.name
+        assert stored.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), f"{stored}: run make assignments"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=[path.stem for path in SOURCES])
+def test_a_notebook_has_statement_starter_checks_and_rubric_and_no_solution(source):
+    text = source.read_text(encoding="utf-8")
+    student = "".join(line for cell in assignments.notebook(text, True)["cells"] for line in cell["source"])
+    teacher = "".join(line for cell in assignments.notebook(text, False)["cells"] for line in cell["source"])
+    assert "HIDDEN TESTS" in teacher and "SOLUTION" in teacher
+    assert "HIDDEN TESTS" not in student and "SOLUTION" not in student and "(By eye" not in student
+    solved = MISTAKES[source.stem][0]
+    assert solved in teacher and solved not in student
+    for part in (
+        "**Level**",
+        "**After**",
+        "**Time**",
+        "**You learn**",
+        "**You are given**",
+        "**You write**",
+        "| graded |",
+    ):
+        assert part in student, part
+    assert sum(assignments.rubric(text).values()) == 20
+    assert "raise NotImplementedError()" in student and "points_for(" in student
+    names = [part.name for part in assignments.parts(text) if part.name]
+    assert len(set(names)) == len(names)
+    assert all(part.name for part in assignments.parts(text) if part.points is not None or part.solution)
+
+
+IN_TURN = [
+    pytest.param(path, id=path.stem, marks=() if path.stem == "a03_adams" else pytest.mark.trial) for path in SOURCES
+]
+
+
+@pytest.mark.parametrize("source", IN_TURN)
+def test_the_worked_solution_passes_and_the_usual_mistake_does_not(source, sandbox, tmp_path):
+    name, (right, mistake, failed) = SOLVERS[source.stem], MISTAKES[source.stem]
+    problems = PUBLIC.of(source, name)
+    report = check_file(source, name, problems, sandbox=sandbox)
+    assert report.passed, "\n".join(reasons(report))
+    text = source.read_text(encoding="utf-8")
+    assert text.count(right) == 1, right
+    (tmp_path / "work.py").write_text(text.replace(right, mistake), encoding="utf-8")
+    report = check_file(tmp_path / "work.py", name, problems, sandbox=sandbox)
+    assert failed in {v.check for v in report.grades[0].faults}, reasons(report)
+
+
+def test_a_student_who_claims_less_or_returns_the_reference_is_noticed(sandbox, tmp_path):
+    source = SOURCES[2]
+    text = source.read_text(encoding="utf-8")
+    problems = PUBLIC.of(source, "adams")
+    (tmp_path / "less.py").write_text(text.replace("order=2, nfe", "order=1, nfe"), encoding="utf-8")
+    report = check_file(tmp_path / "less.py", "adams", problems, sandbox=sandbox)
+    assert "claims order 1, and the assignment asks for order 2" in " ".join(reasons(report))
+    by_name = 'yield from dn.solvers.registry["pndm_variable"](problem, u, times, order=2)'
+    head = text[: text.index("    rho, old, h_old")]
+    (tmp_path / "name.py").write_text(f"{head}    {by_name}\n", encoding="utf-8")
+    report = check_file(tmp_path / "name.py", "adams", problems, sandbox=sandbox)
+    assert "inside the library's pndm_variable" in reasons(report)[0], reasons(report)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return course.create(tmp_path_factory.mktemp("course") / "my_course", seed=3)
+
+
+def test_a_course_has_all_that_its_readme_says(made):
+    names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    assert {"README.md", "nbgrader_config.py", "grade.sh", "secret.toml", ".github/workflows/solutions.yml"} <= names
+    assert {f"student/{n}.ipynb" for n in SOLVERS} | {f"source/{n}/{n}.ipynb" for n in SOLVERS} <= names
+    compile((made / "nbgrader_config.py").read_text(encoding="utf-8"), "nbgrader_config.py", "exec")
+    assert read(made / "secret.toml").values["mixture"] != DEFAULT["mixture"]
+    with pytest.raises(DiffnumError, match="exists already"):
+        course.create(made)
+
+
+@pytest.mark.trial
+def test_nbgrader_grades_all_ten_without_a_head(made):
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install 'diffnum[classroom]'")
+    home = made / "home"
+    home.mkdir()
+    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+    def nbgrader(*words):
+        run = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=made, env=environment, capture_output=True,
+                             text=True)  # fmt: skip
+        assert run.returncode == 0, run.stderr[-3000:]
+
+    for name in SOLVERS:
+        nbgrader("generate_assignment", "--create", name)
+        released = json.loads((made / "release" / name / f"{name}.ipynb").read_text(encoding="utf-8"))
+        ours = json.loads((made / "student" / f"{name}.ipynb").read_text(encoding="utf-8"))
+        for theirs, cell in zip(released["cells"], ours["cells"], strict=True):
+            assert "".join(theirs["source"]).strip() == "".join(cell["source"]).strip()
+        for student, origin in (("ada", made / "source" / name), ("bob", made / "student")):
+            place = made / "submitted" / student / name
+            place.mkdir(parents=True)
+            (place / f"{name}.ipynb").write_bytes((origin / f"{name}.ipynb").read_bytes())
+        nbgrader("autograde", name)
+        nbgrader("generate_feedback", name)
+        assert (made / "feedback" / "ada" / name / f"{name}.html").exists()
+    nbgrader("export")
+    for row in table_of(made / "grades.csv"):
+        parts = assignments.parts((made / "solutions" / f"{row['assignment']}.py").read_text(encoding="utf-8"))
+        by_machine = sum(part.points for part in parts if part.test)
+        if row["student_id"] == "ada":
+            assert float(row["score"]) == by_machine, row
+        else:
+            assert float(row["score"]) < 0.4 * by_machine, row
