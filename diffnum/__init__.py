@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from diffnum.interop import DiffnumScheduler, from_diffusers, from_edm
     from diffnum.measure import analysis, checks, plots
     from diffnum.problem import Problem
-    from diffnum.processes import CLD, PSLD, VE, VP, Blurring
+    from diffnum.processes import CLD, PSLD, VE, VP, Blurring, RectifiedFlow
     from diffnum.runner import Solution, method
-    from diffnum.solvers import solve
+    from diffnum.solvers import solve, steps
 
 __version__ = "0.1.0"
 
@@ -61,17 +61,17 @@ _NAMES = {
     "exploring": ("explore",),
     "interop": ("DiffnumScheduler", "from_diffusers", "from_edm"),
     "problem": ("Problem",),
-    "processes": ("CLD", "PSLD", "VE", "VP", "Blurring"),
+    "processes": ("CLD", "PSLD", "VE", "VP", "Blurring", "RectifiedFlow"),
     "runner": ("Solution", "method"),
-    "solvers": ("solve",),  # there and not in `runner`: with it come the names of all solvers
+    "solvers": ("solve", "steps"),  # there and not in `runner`: with it come the names of all solvers
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "CLD", "PSLD", "VE", "VP", "Blurring", "DiffnumError", "DiffnumScheduler", "Empirical", "Gaussian",
-    "GaussianMixture", "Guided", "Network", "PointMass", "Problem", "Solution", "StabilityWarning", "analysis",
-    "checks", "data", "derive", "explore", "from_diffusers", "from_edm", "from_prediction", "grids", "interop", "load",
-    "method", "noise", "plots", "solve", "solvers", "targets",
+    "GaussianMixture", "Guided", "Network", "PointMass", "Problem", "RectifiedFlow", "Solution", "StabilityWarning",
+    "analysis", "checks", "data", "derive", "explore", "from_diffusers", "from_edm", "from_prediction", "grids",
+    "interop", "load", "method", "noise", "plots", "solve", "solvers", "steps", "targets",
 ]  # fmt: skip
 
 

@@ -6,6 +6,17 @@ import sys
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
+def say(what: str) -> None:
+    """One line about the end; of several processes one says it, and unless another has given the reason."""
+    try:
+        from diffnum.images.processes import AGAIN, place, quiet
+    except BaseException:  # another signal, while the package is imported
+        print(f"diffnum: {what}", file=sys.stderr)
+    else:
+        if not quiet():
+            print(f"diffnum: {what}{f'; {AGAIN}' if place()[1] > 1 else ''}", file=sys.stderr)
+
+
 def main() -> None:
     """The command line. An end from outside is one line, while it is being imported, too, and leaves nothing half done.
 
@@ -17,11 +28,11 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        print("diffnum: interrupted", file=sys.stderr)
+        say("interrupted")
         sys.exit(INTERRUPTED)
     except SystemExit as end:
         if end.code == TERMINATED:
-            print("diffnum: terminated", file=sys.stderr)
+            say("terminated")
         raise
 
 

@@ -92,6 +92,11 @@ def weight(name: str, value: Any) -> float:
     return number(name, value, 0.0, LARGEST)
 
 
+def share(name: str, value: Any) -> float:
+    """A part of a whole, from 0 to 1."""
+    return number(name, value, 0.0, 1.0)
+
+
 def rate(name: str, value: Any) -> float:
     """A rate of either sign, per unit time."""
     return number(name, value, -LARGEST, LARGEST)

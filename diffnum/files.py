@@ -142,7 +142,7 @@ def _neighbour(path: Path, content: Callable[[BinaryIO], Any]) -> Path:
     if state is not None and not state.st_mode & 0o222:  # even where a superuser might
         raise OSError(errno.EACCES, "it is read-only", str(path))
     key = target.name if len(os.fsencode(target.name)) < 200 else f"{zlib.crc32(os.fsencode(target.name)):08x}"
-    _sweep(target.parent, key)
+    sweep(target.parent, key)
     temporary = target.with_name(f".{key}.{_host()}-{os.getpid()}.{uuid4().hex[:8]}.part")
     try:
         with open(temporary, "xb") as file:
@@ -170,9 +170,10 @@ def _stream(path: Path) -> Path | int | None:
     return None if stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode) else path
 
 
-def _sweep(folder: Path, key: str) -> None:
-    """Remove temporary files of the same name that no living process writes."""
-    pattern = re.compile(rf"\.{re.escape(key)}\.(?:([0-9a-f]{{8}})-(\d{{1,9}})\.)?[0-9a-f]{{8}}\.part")
+def sweep(folder: Path, key: str | None = None) -> None:
+    """Remove temporary files, by default those of every name, that no living process writes."""
+    name = ".+" if key is None else re.escape(key)
+    pattern = re.compile(rf"\.{name}\.(?:([0-9a-f]{{8}})-(\d{{1,9}})\.)?[0-9a-f]{{8}}\.part")
     with suppress(OSError):  # a folder that cannot be listed, or another process was faster
         for found in filter(None, map(pattern.fullmatch, os.listdir(folder))):
             left = folder / found[0]

@@ -142,10 +142,11 @@ def at_prior(times: Tensor, process: Any) -> Tensor:
     return times
 
 
-def check_times(times: Tensor | list[float], process: Any) -> Tensor:
+def check_times(times: Tensor | list[float], process: Any, both_ways: bool = False) -> Tensor:
     """The times as a CPU float64 tensor of our own, if they are a grid for the process.
 
-    A first time that float32 has rounded to above ``t_max`` is taken as ``t_max``.
+    They decrease, from noise to data; with ``both_ways`` they may increase instead. A first
+    time that float32 has rounded to above ``t_max`` is taken as ``t_max``.
 
     Raises:
         TypeError: not numbers.
@@ -158,15 +159,22 @@ def check_times(times: Tensor | list[float], process: Any) -> Tensor:
     for i, t in enumerate(grid):
         if not isfinite(t):
             raise ValueError(f"times[{i}] is not finite; remove NaN and inf")
+    upward = both_ways and grid[0] < grid[1]
     for i, (t, s) in enumerate(pairwise(grid)):
-        if s >= t:
+        if not (t < s if upward else s < t):
             raise ValueError(
-                f"times[{i}]={t:.6g} is followed by {s:.6g}; sampling runs from large t to small t, "
-                "so times must decrease strictly (use .flip(0) on an increasing grid)"
+                f"times[{i}]={t:.6g} is followed by {s:.6g}; sampling runs from large t to small t, so times must "
+                "decrease strictly"
+                + (
+                    " (or all increase, from data to noise)"
+                    if both_ways
+                    else "; noise is added by process.perturb(x0, t)"
+                )
             )
-    if process.t_max < grid[0] <= process.t_max * (1 + FLOAT32):
-        times[0] = grid[0] = process.t_max
-    if grid[-1] < 0 or grid[0] > process.t_max:
+    top = -1 if upward else 0
+    if process.t_max < grid[top] <= process.t_max * (1 + FLOAT32):
+        times[top] = grid[top] = process.t_max
+    if min(grid) < 0 or grid[top] > process.t_max:
         raise ValueError(
             f"times run from {grid[0]:.6g} to {grid[-1]:.6g}; this process lives on 0 ... {process.t_max:.6g}"
         )

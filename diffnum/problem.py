@@ -62,12 +62,26 @@ class Problem(Frozen):
         """
         return self._counts[0].n
 
-    def run(self, u: Tensor) -> "Problem":
+    def run(self, u: Tensor, keeps: bool = False) -> "Problem":
         """This problem for one run from states like u, which are checked already.
 
-        Its count is its own and begins at 0; what it counts is counted here too.
+        Its count is its own and begins at 0; what it counts is counted here too. It ``keeps`` its last evaluation if
+        :meth:`last_x0` is to be asked.
         """
-        return self.changed(_counts=[_Count((u.shape, u.dtype)), *self._counts])
+        count = _Count((u.shape, u.dtype))
+        count.keeps = keeps
+        return self.changed(_counts=[count, *self._counts])
+
+    def last_x0(self) -> Tensor | None:
+        """The clean prediction of the last evaluation of a run that :func:`diffnum.steps` looks at; no evaluation."""
+        if self._counts[0].last is None:
+            return None
+        x, level, out, clean = self._counts[0].last
+        if not clean:
+            if isinstance(level, Tensor) and level.ndim == 1:  # one level per row
+                level = level.reshape(-1, *(1,) * (x.ndim - 1))
+            out = x - (level.to(x) if isinstance(level, Tensor) else level) * out
+        return self.process.data(out)
 
     def on(self, u: Tensor, times: Sequence[float], middles: Sequence[float] = ()) -> "Problem":
         """This problem with the coefficients at all times of a grid at hand, for states like u.
@@ -121,6 +135,8 @@ class Problem(Frozen):
         """One evaluation, counted. What comes back is checked the first time in a run."""
         self.count()
         out = function(x, level)
+        if self._counts[0].keeps:
+            self._counts[0].last = (x, level, out, function is self._clean)
         if not self._counts[0].met:
             same = isinstance(out, Tensor) and (out.shape, out.dtype, out.device) == (x.shape, x.dtype, x.device)
             if not same:
@@ -258,6 +274,8 @@ class _Count:
 
     def __init__(self, like: tuple[torch.Size, torch.dtype] | None = None) -> None:
         self.n, self.like, self.met = 0, like, False
+        self.keeps = False
+        self.last: tuple[Any, ...] | None = None  # the last evaluation, for a run that is looked at step by step
 
 
 class _OnGrid:
@@ -265,7 +283,7 @@ class _OnGrid:
 
     def __init__(self, process: Any, u: Tensor, times: Sequence[float], middles: Sequence[float]) -> None:
         self.process, self.like = process, (u.shape, u.dtype, u.device)
-        self.u = torch.empty((len(u), 0), dtype=u.dtype, device=u.device)
+        self.u = torch.empty((*u.shape[:1], 0), dtype=u.dtype, device=u.device)
         self.times, self.middles = times, middles
         self.fields: dict[str, dict[float, Any]] = {}
         self.steps: dict[tuple[float, float], tuple[float, float]] = {}

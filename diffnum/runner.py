@@ -106,7 +106,7 @@ def method(
                     f"{name} integrates {' and '.join(families)} processes; "
                     f"{type(problem.process).__name__} is {problem.process.family} (gddim integrates all of them)"
                 )
-            grid = times if type(times) is Checked else check_times(times, problem.process).tolist()
+            grid = times if type(times) is Checked else check_times(times, problem.process, kind == "ode").tolist()
             n = len(grid) - 1
             chosen = {option: value for option, value in given.items() if option != "noise"}
             if problem.process.singular(grid[-1]) and not reaches_zero(n, **chosen):
@@ -114,6 +114,8 @@ def method(
                     f"{name} evaluates the noise prediction at the last time, and with {n} steps it cannot end at "
                     f"t={grid[-1]:g}, where there is no noise; end the grid above 0 or use ddim for the last step"
                 )
+            if grid[0] < grid[-1] and problem.process.singular(grid[0]):
+                raise DiffnumError(f"times start at {grid[0]:g}, where there is no noise to predict; start above 0")
             problem.check(u)
             if extrapolates:
                 look(problem.process, name, function, grid, given)
@@ -133,6 +135,7 @@ def method(
             "reaches_zero": reaches_zero,
             "clock": clock,
             "draws": draws,
+            "both_ways": kind == "ode",
             "values": {option: known for option, known in allowed.items() if not callable(known)},
         }
         vars(checked).update(claims)
@@ -209,7 +212,8 @@ def solve(
         problem: process and denoiser.
         solver: name of a registered solver, or any generator function ``(problem, u, times, **options)``.
         u: start state at ``times[0]``; it is not written to.
-        times: strictly decreasing times, from a grid of :mod:`diffnum.grids`.
+        times: strictly decreasing times, from a grid of :mod:`diffnum.grids`. A deterministic solver also takes
+            increasing ones, ``grid.flip(0)``, and then goes from data to noise, with u a state at ``times[0]`` > 0.
         noise: noise source of a stochastic solver. A ``Seeded`` source goes on from run to run, a ``Replay`` starts
             anew with each. By default a source is made with a seed from ``generator``, or with seed 0: the same run
             repeated has the same noise. Runs that start at different times have different noise, so a run in pieces
@@ -232,12 +236,132 @@ def solve(
         DiffnumError: a solver on a process that it cannot integrate, a grid that ends where it cannot, or a denoiser
             that returns what is not like its input.
     """
+    for flag, value in {"denoise": denoise, "trajectory": trajectory, "progress": progress}.items():
+        arguments.option(flag, value, (False, True))
+    run = _prepared(problem, solver, u, times, noise, generator, gradients, options, denoise)
+    end, states = run.u, [run.u]
+    for end in _bar(iter(run), run.problem, len(run.times) - 1, len(u)) if progress else run:
+        if trajectory:
+            states.append(end)
+    if denoise:
+        with torch.set_grad_enabled(gradients):
+            end = run.problem.finish(end, run.times[-1].item(), getattr(run.solver, "kind", "ode"))
+    kept = torch.stack(states) if trajectory else None
+    decode = problem.process.decode
+    return Solution(end, decode(end), run.problem.nfe, run.times, kept, decode)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands after a step.
+
+    Attributes:
+        u: state, ``(batch, *event)`` for isotropic processes.
+        t: its time.
+        step: how many steps were taken.
+        nfe: evaluations spent so far.
+        x0: the clean data that the last evaluation predicted, without another one; that was at the start of the step,
+            or at the last stage of a method with several. None where the step evaluated nothing.
+        decode: the map from states to data space.
+    """
+
+    u: Tensor
+    t: float
+    step: int
+    nfe: int
+    x0: Tensor | None
+    decode: Callable[[Tensor], Tensor] = field(default=lambda u: u, repr=False, compare=False)
+
+    @property
+    def x(self) -> Tensor:
+        """The state in data space."""
+        return self.decode(self.u)
+
+
+def steps(
+    problem: Problem,
+    solver: str | Solver,
+    u: Tensor,
+    times: Tensor | list[float],
+    *,
+    noise: Noise | None = None,
+    generator: torch.Generator | None = None,
+    gradients: bool = False,
+    **options: Any,
+) -> Iterator[State]:
+    """Run a solver step by step: ``for state in dn.steps(problem, "ddim", u, times): ...``.
+
+    The same run as :func:`solve`, which has the same arguments and refuses the same, before the first step. What is
+    not asked for is not computed: leave the loop, and the rest of the grid costs nothing.
+
+    Yields:
+        a :class:`State` after each step.
+    """
+    run = _prepared(problem, solver, u, times, noise, generator, gradients, options, keeps=True)
+
+    def follow() -> Iterator[State]:
+        before = 0
+        for i, u in enumerate(run, 1):
+            with torch.set_grad_enabled(gradients):
+                x0 = run.problem.last_x0() if run.problem.nfe > before else None
+            before = run.problem.nfe
+            yield State(u, run.times[i].item(), i, before, x0, problem.process.decode)
+
+    return follow()
+
+
+class _Run:
+    """A solver at the start of a grid: iterating takes its steps, and checks what it yields."""
+
+    def __init__(self, solver: Solver, problem: Problem, u: Tensor, times: Tensor, gradients: bool) -> None:
+        self.solver, self.problem, self.u, self.times, self.gradients = solver, problem, u, times, gradients
+        self.name = getattr(solver, "__name__", repr(solver))
+        self.steps: Iterator[Tensor] = iter(())
+
+    def start(self, options: dict[str, Any]) -> None:
+        """Call the solver, which refuses what it refuses."""
+        with torch.set_grad_enabled(self.gradients):
+            grid = Checked(self.times.tolist())
+            self.problem = self.problem.on(self.u, grid)
+            self.steps = self.solver(self.problem, self.u, grid, **options)
+        if not isinstance(self.steps, Iterator):
+            kind = type(self.steps).__name__
+            raise DiffnumError(f"{self.name} returned {kind}; a solver is a generator: yield u after each step")
+
+    def __iter__(self) -> Iterator[Tensor]:
+        u, n, count = self.u, len(self.times) - 1, 0
+        while True:
+            with torch.set_grad_enabled(self.gradients):  # around each step: between them the caller's code runs
+                state = next(self.steps, None)
+            if state is None:
+                break
+            if not isinstance(state, Tensor) or (state.shape, state.dtype, state.device) != (
+                u.shape,
+                u.dtype,
+                u.device,
+            ):
+                raise DiffnumError(
+                    f"{self.name} yielded {_kind(state)} for a state that is {_kind(u)}; keep shape, dtype and device"
+                )
+            count += 1
+            yield state
+        if count != n:
+            raise DiffnumError(f"{self.name} yielded {count} states for {n} steps; yield u once after each step")
+
+
+def _prepared(
+    problem: Problem, solver: str | Solver, u: Tensor, times: Any, noise: Noise | None,
+    generator: torch.Generator | None, gradients: bool, options: dict[str, Any], denoise: bool = False,
+    keeps: bool = False,
+) -> _Run:  # fmt: skip
+    """A run that has been checked and not begun; see :func:`solve` for the arguments and what is refused."""
     given_problem(problem)
     run = find(solver)
-    flags = {"denoise": denoise, "trajectory": trajectory, "progress": progress, "gradients": gradients}
-    for flag, value in flags.items():
-        arguments.option(flag, value, (False, True))
-    times = check_times(times, problem.process)
+    arguments.option("gradients", gradients, (False, True))
+    name = getattr(run, "__name__", repr(run))
+    times = check_times(times, problem.process, getattr(run, "both_ways", False))
+    if times[0] < times[-1] and denoise:
+        raise ValueError("denoise=True adds a step to clean data, but times run from data to noise; leave it out")
     if denoise and times[-1] == 0:
         raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
     if draws_noise(run):
@@ -247,38 +371,15 @@ def solve(
             noise.restart()
         options["noise"] = noise
     elif noise is not None:
-        raise TypeError(f"noise was given, but {getattr(run, '__name__', run)} is deterministic; leave it out")
-    name = getattr(run, "__name__", repr(run))
+        raise TypeError(f"noise was given, but {name} is deterministic; leave it out")
     if not hasattr(run, "reaches_zero"):  # a method declared with :func:`method` checks state and noise itself
         problem.check(u)
         options |= {"noise": _like_the_state(options["noise"], name)} if draws_noise(run) else {}
     if gradients:
         u = _recordable(u)
-    grid, states = Checked(times.tolist()), [u]
-    problem = problem.run(arguments.state("u", u)).on(u, grid)
-    with torch.set_grad_enabled(gradients):
-        steps = run(problem, u, grid, **options)
-        if not isinstance(steps, Iterator):
-            raise DiffnumError(
-                f"{name} returned {type(steps).__name__}; a solver is a generator: yield u after each step"
-            )
-        count, shape, dtype, device = 0, u.shape, u.dtype, u.device
-        for state in _bar(steps, problem, len(times) - 1, len(u)) if progress else steps:
-            if not isinstance(state, Tensor) or state.shape != shape or state.dtype != dtype or state.device != device:
-                raise DiffnumError(
-                    f"{name} yielded {_kind(state)} for a state that is {_kind(u)}; keep shape, dtype and device"
-                )
-            u, count = state, count + 1
-            if trajectory:
-                states.append(u)
-        if count != len(times) - 1:
-            raise DiffnumError(
-                f"{name} yielded {count} states for {len(times) - 1} steps; yield u once after each step"
-            )
-        if denoise:
-            u = problem.finish(u, times[-1].item(), getattr(run, "kind", "ode"))
-    kept = torch.stack(states) if trajectory else None
-    return Solution(u, problem.process.decode(u), problem.nfe, times, kept, problem.process.decode)
+    prepared = _Run(run, problem.run(arguments.state("u", u), keeps), u, times, gradients)
+    prepared.start(options)
+    return prepared
 
 
 def _like_the_state(noise: Any, name: str) -> Noise:
@@ -323,4 +424,4 @@ def _options(options: list[str]) -> str:
     return f"it has {', '.join(options)}" if options else "it has none"
 
 
-__all__ = ["Solution", "Solver", "draws_noise", "find", "method", "registry", "solve"]
+__all__ = ["Solution", "Solver", "State", "draws_noise", "find", "method", "registry", "solve", "steps"]

@@ -86,10 +86,10 @@ def tame(process: Any, times: list[float]) -> bool:
 def look(process: Any, name: str, solver: Callable[..., Any], times: list[float], options: dict[str, Any]) -> None:
     """Warn before a run whose errors grow beyond :data:`BOUND`; tried on data of its own, once for all grids alike.
 
-    Left out are grids that are :func:`tame` or have more than :data:`LONGEST` steps, and processes of images. Grids are
-    alike if the times of one are within about 6 % of those of the other.
+    Left out are runs from data to noise, grids that are :func:`tame` or have more than :data:`LONGEST` steps, and
+    processes of images. Grids are alike if the times of one are within about 6 % of those of the other.
     """
-    if len(times) - 1 > LONGEST or process.family == "blurring" or tame(process, times):
+    if times[0] < times[-1] or len(times) - 1 > LONGEST or process.family == "blurring" or tame(process, times):
         return
     alike = tuple(round(ALIKE * log(t)) if t else None for t in times)
     try:

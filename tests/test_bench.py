@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import overhead
+from benchmarks import overhead, scaling
+from benchmarks.__main__ import broken_scaling
 
 import diffnum as dn
 from diffnum.coefficients import combine
@@ -45,6 +46,29 @@ def test_hand_written_forms_leave_the_state_before_a_step_alone(row):
     part = row.variable(overhead.Stored(), start, torch.zeros_like(start))
     row.form(part, start, 1)
     assert torch.equal(u, dn.noise.Seeded(0)(torch.empty(row.shape)))
+
+
+def test_memory_does_not_grow_with_steps():
+    few, many = (scaling.extra_memory("plms", n) for n in (20, 200))
+    assert many <= few + 0.5, "states"
+
+
+def test_limits_of_scaling_are_told_where_they_do_not_hold():
+    good = {
+        "import": {"diffnum_over_torch": 0.1, "help_s": 0.2}, "memory_states": {"ddim": {20: 5.0, 1000: 5.0}},
+        "new_grid_ms": {"ddim": {20: 0.4, 1000: 9.0}, "gddim": {20: 1.9, 1000: 59.0}},
+    }  # fmt: skip
+    assert broken_scaling(good) == []
+    for change in (
+        {"import": {"diffnum_over_torch": 1.2, "help_s": 0.2}}, {"import": {"diffnum_over_torch": 0.1, "help_s": 0.5}},
+        {"memory_states": {"ddim": {20: 5.0, 1000: 6.0}}}, {"new_grid_ms": {"ddim": {20: 0.6}}},
+        {"new_grid_ms": {"er_sde": {1000: 61.0}}},
+    ):  # fmt: skip
+        assert len(broken_scaling(good | change)) == 1
+
+
+def test_the_start_of_the_program_is_measured_in_cpu_time():
+    assert scaling.start("import diffnum", rounds=1) > 0 and scaling.start(scaling.HELP, rounds=1) > 0
 
 
 def test_cost_per_number_is_a_quotient_of_floors():

@@ -345,6 +345,9 @@ def test_a_student_who_claims_less_or_returns_the_reference_is_noticed(sandbox, 
     (tmp_path / "less.py").write_text(text.replace("order=2, nfe", "order=1, nfe"), encoding="utf-8")
     report = check_file(tmp_path / "less.py", "adams", problems, sandbox=sandbox)
     assert "claims order 1, and the assignment asks for order 2" in " ".join(reasons(report))
+    (tmp_path / "more.py").write_text(text.replace("order=2, nfe", "order=3, nfe"), encoding="utf-8")
+    report = check_file(tmp_path / "more.py", "adams", problems, sandbox=sandbox)
+    assert "order 3 is claimed" in " ".join(reasons(report))
     by_name = 'yield from dn.solvers.registry["pndm_variable"](problem, u, times, order=2)'
     head = text[: text.index("    rho, old, h_old")]
     (tmp_path / "name.py").write_text(f"{head}    {by_name}\n", encoding="utf-8")
@@ -372,7 +375,14 @@ def test_nbgrader_grades_all_ten_without_a_head(made):
     pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install 'diffnum[classroom]'")
     home = made / "home"
     home.mkdir()
-    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    root = str(Path(__file__).parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": root,
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
 
     def nbgrader(*words):
         run = subprocess.run([sys.executable, "-m", "nbgrader", *words], cwd=made, env=environment, capture_output=True,

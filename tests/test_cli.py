@@ -4,6 +4,7 @@ import errno
 import inspect
 import io
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -153,7 +154,7 @@ def documented():
     files = [*ROOT.glob("*.md"), *ROOT.glob("book/**/*.md"), *ROOT.glob("diffnum/weights/*.md")]
     for path in sorted(files):
         for line in path.read_text("utf-8").replace("\\\n", " ").splitlines():
-            line = line.strip().removeprefix("$ ")
+            line = re.sub(r"^(srun )?torchrun .*-m (?=diffnum )", "", line.strip().removeprefix("$ "))
             if line.startswith("diffnum "):
                 words = shlex.split(line, comments=True)
                 yield pytest.param(words[1:], id=f"{path.name}: {' '.join(words)}")
@@ -215,9 +216,9 @@ def test_order_says_when_a_claim_does_not_hold(call, tmp_path):
         ("sample --grid log_snt", "log_snr"),
         ("sample --grid log_snr --t-end 5", "t_end"),
         ("sample --solver heun --t-end 0", "cannot end"),
-        ("sample --option midpont=t", "it has midpoint"),
-        ("sample --option midpoint", "key=value"),
-        ("sample --option midpoint=x", "sigma"),
+        ("sample --solver f_pndm --option midpont=t", "it has midpoint"),
+        ("sample --solver f_pndm --option midpoint", "key=value"),
+        ("sample --solver f_pndm --option midpoint=x", "sigma"),
         ("sample --solver pndm_variable --option order=two", "of type int"),
         ("sample --network nowhere", "cifar10"),
         ("sample --network nowhere.safetensors", "cannot read"),
@@ -329,7 +330,7 @@ def test_a_bar_ends_where_it_said_it_would(call, monkeypatch):
     monkeypatch.setattr(inspect.getmodule(cli.order.order), "Meter", Watched)
     for words in ("--solver f_pndm", "--solver ancestral", "--solver gddim --process cld --option corrector=pec"):
         call("order", *words.split(), "--steps", "10,20")
-        assert seen[-1].done == seen[-1].total > 0, words
+        assert seen[-1].done() == seen[-1].total > 0, words
 
 
 def test_a_sheet_out_of_range_is_no_success(call, tmp_path):

@@ -248,6 +248,7 @@ def test_library_has_the_fundamental_matrix():
 
 def test_frozen_step_and_best_lambda():
     assert zero(psld.frozen_step_residual())
+    assert psld.lambda_substep_residuals() == (0, 0)
     best = psld.best_lambda()
     assert sp.expand(best["lambda"] - 1 / h - (l_min + l_max) / 2) == 0
     assert sp.simplify(best["lower"] + best["upper"]) == 0

@@ -25,7 +25,7 @@ def put(path, text="new"):
 
 def test_home_is_meant_by_a_tilde_everywhere(tmp_path, monkeypatch):
     from diffnum.classroom import problems
-    from diffnum.images import data, metrics, quality
+    from diffnum.images import data, metrics, quality, shards
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -33,9 +33,9 @@ def test_home_is_meant_by_a_tilde_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFNUM_CACHE", "~/cache")
     assert data.cache() == tmp_path / "cache"
     recipe = {"solver": "ddim", "batch": 2}
-    (quality._place(recipe, tmp_path)).mkdir()
-    (quality._place(recipe, tmp_path) / "000000.npz").write_bytes(b"")
-    assert quality.drawn(recipe, "~") == 2
+    (shards.home(recipe, tmp_path)).mkdir()
+    (shards.home(recipe, tmp_path) / "000000.npz").write_bytes(b"")
+    assert shards.drawn(recipe, "~") == 2
     for read, message in (
         (lambda: data.cifar10("~"), str(tmp_path)),
         (lambda: metrics.Reference.load("~/a.txt"), "not a reference"),

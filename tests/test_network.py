@@ -9,6 +9,7 @@ import torch
 
 from diffnum.dct import dct2, idct2
 from diffnum.denoisers import network as nets
+from diffnum.denoisers.guided import load as load_guided
 from diffnum.denoisers.network import BlurringNetwork, Config, Network, UNet, Wiener, load
 from diffnum.errors import DiffnumError
 
@@ -220,3 +221,56 @@ def test_gpu_agrees_with_cpu(network):
         pytest.skip("needs a GPU")
     x = noisy(1.0, rows=4)
     torch.testing.assert_close(network(x.cuda(), 1.0).cpu(), network(x, 1.0), rtol=0, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------- other ways to run it
+
+
+TINY = Config((16,), (True,), 1, 1, 16, 4, 2)
+
+
+def a_small_network():
+    torch.manual_seed(0)
+    return Network(UNet(TINY))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_compiled_network_differs_by_rounding_alone(device, monkeypatch):
+    """F is a sum of some thousand products, of size 1: fused or not, it is the same to a few hundred roundings.
+
+    On a CPU the network is traced and not translated, which would take a minute of g++.
+    """
+    if device == "cpu":
+        compiler = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda net, mode, dynamic: compiler(net, backend="aot_eager"))
+    plain = a_small_network()
+    compiled = plain.compiled()
+    assert plain.compiled is not compiled and not plain.graph
+    for dtype in (torch.float32, torch.float64)[: 1 if device == "cpu" else 2]:
+        x = torch.randn(2, 3, 32, 32, dtype=dtype, generator=torch.Generator().manual_seed(1)).to(device)
+        tolerance = 500 * torch.finfo(dtype).eps
+        for sigma in (0.1, 1.0):
+            a, b = plain.eps(x, sigma), compiled.eps(x, sigma)
+            assert torch.allclose(a, b, rtol=0, atol=tolerance * float(a.abs().max())), (dtype, sigma)
+    kept = compiled.eps(x, 0.1)
+    compiled.eps(x, 1.0)
+    assert torch.equal(kept, compiled.eps(x, 0.1)), "a graph that is replayed leaves earlier results alone"
+
+
+def test_a_network_that_cannot_be_compiled_says_so(monkeypatch):
+    def broken(net, **_):
+        def run(*_):
+            raise RuntimeError("Failed to find C++ compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(DiffnumError, match=r"cannot be compiled here \(Failed to find C\+\+ compiler\); .* leave"):
+        a_small_network().compiled().eps(torch.zeros(1, 3, 32, 32), 1.0)
+
+
+def test_ways_to_run_are_options_of_load():
+    denoiser = load_guided("cifar10", half=True, compile=True)
+    assert denoiser.half and denoiser.graph
+    guided = load_guided("cifar10", guidance=2.0, half=True, compile=True)
+    assert guided.denoiser.half and guided.denoiser.graph and guided.guide.half and not guided.guide.graph

@@ -16,7 +16,8 @@ from diffnum.solvers import registry, transfer
 ISOTROPIC = [name for name, solver in registry.items() if "isotropic" in solver.families]
 ODE = [name for name in ISOTROPIC if registry[name].kind == "ode"]
 SDE = [
-    *((name, {}) for name in ("euler_maruyama", "ancestral", "gddim_sde")),
+    *((name, {}) for name in ("euler_maruyama", "ancestral", "gddim_sde", "ddim_eta", "edm_churn")),
+    ("ddim_eta", {"eta": 0.5}),
     *(("er_sde", {"order": q, "phi": "x^1.5"}) for q in (1, 2)),
     *(("er_sde", {"order": q, "phi": "x"}) for q in (1, 2)),
 ]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import diffnum as dn
 from diffnum import cli
 from diffnum.errors import DiffnumError
-from diffnum.images import features, metrics, quality
+from diffnum.images import features, metrics, quality, shards
 from diffnum.images import train as training
 
 SMALL = {"solver": "ddim", "steps": 2, "half": True, "batch": 2}
@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_images(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         quality.images(plan, 6, tmp_path / "cut", die)
-    assert quality.drawn(plan, tmp_path / "cut") == 4
+    assert shards.drawn(plan, tmp_path / "cut") == 4
     again, _, _ = quality.images(plan, 6, tmp_path / "cut", lambda solver: begun.append(1) or solver)
     assert np.array_equal(again, whole) and len(begun) == 4, "two batches were kept, one was drawn"
     some, _, _ = quality.images(plan, 3, tmp_path / "few")
@@ -202,7 +202,7 @@ def test_weights_that_have_changed_are_not_drawn_with(tmp_path):
         quality.images(old, 2, tmp_path)
     assert not list(tmp_path.rglob("*.npz"))
     quality.images(plan, 2, tmp_path)
-    relabel(quality._place(plan, tmp_path) / "000000.npz", quality._place(old, tmp_path) / "000000.npz",
+    relabel(shards.home(plan, tmp_path) / "000000.npz", shards.home(old, tmp_path) / "000000.npz",
             recipe=json.dumps(old, sort_keys=True))  # fmt: skip
     assert len(quality.images(old, 2, tmp_path)[0]) == 2, "what was drawn with them is still read"
 
@@ -219,10 +219,10 @@ def test_a_file_of_another_recipe_or_another_place_is_refused(tmp_path):
     plan, other = quality.recipe(**SMALL), quality.recipe(**{**SMALL, "seed": 1})
     quality.images(plan, 4, tmp_path)
     quality.images(other, 2, tmp_path)
-    first, second = (quality._place(plan, tmp_path) / f"{i:06d}.npz" for i in (0, 2))
+    first, second = (shards.home(plan, tmp_path) / f"{i:06d}.npz" for i in (0, 2))
     good = first.read_bytes()
     forged = [
-        lambda: first.write_bytes((quality._place(other, tmp_path) / "000000.npz").read_bytes()),
+        lambda: first.write_bytes((shards.home(other, tmp_path) / "000000.npz").read_bytes()),
         lambda: first.write_bytes(second.read_bytes()),
         *(lambda changes=changes: relabel(first, first, **changes) for changes in (
             {"recipe": None}, {"first": None}, {"images": np.zeros((2, 32, 32, 3))}, {"finite": np.ones(2)},

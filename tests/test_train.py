@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -337,6 +338,36 @@ def test_a_background_run_stops_when_asked_and_goes_on(folder, tmp_path):
             assert logged == carded and same
         numbers = checkpoints.read(checkpoint).numbers
         assert numbers["images"] == 8 * numbers["step"] > seen  # it went on from there
+        seen = numbers["images"]
+
+
+def test_two_processes_in_the_background_stop_when_asked_and_go_on(folder, tmp_path):
+    place = tmp_path / "net"
+    checkpoint, seen = place / "net.checkpoint.safetensors", 0
+    for how, status in (("SIGTERM", 143), ("file", 0)):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        words = command(folder, place, "--background", "--validate-every", "1e9")
+        runs = [
+            subprocess.Popen(words, env={**os.environ, **about, "OMP_NUM_THREADS": "1", "RANK": rank},
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for rank in "01"
+        ]  # fmt: skip
+        while not (checkpoint.is_file() and checkpoints.read(checkpoint).numbers["images"] > seen):
+            assert all(run.poll() is None for run in runs), [run.communicate()[1] for run in runs]
+            time.sleep(0.05)
+        if how == "file":
+            (place / "net.stop").touch()
+        else:
+            for run in runs:  # as torchrun does
+                run.send_signal(signal.SIGTERM)
+        said = [run.communicate(timeout=600)[1].splitlines() for run in runs]
+        lines = [line for some in said for line in some if not line.startswith("[")]
+        assert [run.returncode for run in runs] == [status] * 2, said
+        assert len(lines) == 1 and "stopped by" in lines[0] and str(checkpoint) in lines[0]
+        numbers = checkpoints.read(checkpoint).numbers
+        assert numbers["images"] == 8 * numbers["step"] > seen
         seen = numbers["images"]
 
 

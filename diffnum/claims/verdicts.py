@@ -4,12 +4,16 @@ A verdict is computed: the functions below turn comparisons of measured numbers 
 makes a :class:`Verdict`. Turn an inequality round, and the row turns.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import wraps
 from inspect import getsource
 from math import isfinite
 from textwrap import dedent
+
+from diffnum.errors import StabilityWarning
 
 PAPERS = ("foundations", "pndm", "gddim", "er_sde", "integrators", "folklore")
 KINDS = ("theorem", "proposition", "headline", "implicit")
@@ -132,6 +136,18 @@ class Claim:
 registry: dict[str, Claim] = {}
 
 
+def quietly(measure: Callable[[], Verdict]) -> Callable[[], Verdict]:
+    """The same function without warnings of unstable grids: some claims are about runs that fail."""
+
+    @wraps(measure)
+    def quiet() -> Verdict:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StabilityWarning)
+            return measure()
+
+    return quiet
+
+
 def claim(
     sentence: str, *, where: str, kind: str, page: str, derived: str | None = None, needs: str = "exact"
 ) -> Callable[[Callable[[], Verdict]], Callable[[], Verdict]]:
@@ -150,7 +166,7 @@ def claim(
         if name in registry:
             raise ValueError(f"{name} is declared twice; give the function another name")
         function.__doc__ = function.__doc__ or f"{sentence}."
-        registry[name] = Claim(name, sentence, paper, where, kind, page, derived, needs, function)
+        registry[name] = Claim(name, sentence, paper, where, kind, page, derived, needs, quietly(function))
         return function
 
     return decorate

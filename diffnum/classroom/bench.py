@@ -241,7 +241,8 @@ class Bench:
         if own["order"] is not None and asked is not None and own["order"] < asked:
             raise Fault(f"it claims order {own['order']}, and the assignment asks for order {asked}")
         nfe = evaluations(problem.process, model, len(times) - 1, times[-1].item()) if model.nfe else None
-        return {"order": asked, "nfe": nfe, "zero": model.reaches_zero(len(times) - 1)}
+        order = max((p for p in (own["order"], asked) if p is not None), default=None)  # who claims more is held to it
+        return {"order": order, "nfe": nfe, "zero": model.reaches_zero(len(times) - 1)}
 
     def twin(self) -> str:
         """The solver of the library whose states these are, to rounding; empty if there is none."""

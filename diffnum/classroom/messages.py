@@ -31,13 +31,22 @@ def send(sock: socket.socket, head: dict[str, Any], *tensors: Tensor) -> None:
     Raises:
         Broken: nobody listens.
     """
-    kept = [t if t.dtype in _NAMES else t.to(torch.float64) for t in tensors]
+    kept = [bare(t) for t in tensors]
+    with torch._C._DisableFuncTorch():  # numbers are sent, whatever follows the tensor
+        kept = [t if t.dtype in _NAMES else t.to(torch.float64) for t in kept]
+        body = b"".join([t.numpy(force=True).tobytes() for t in kept])
     described = json.dumps([head, [[_NAMES[t.dtype], t.shape] for t in kept]]).encode()
-    body = b"".join([t.numpy(force=True).tobytes() for t in kept])
     try:
         sock.sendall(_SIZES.pack(len(described), len(body)) + described + body)
     except OSError as error:
         raise Broken(f"the connection is closed ({error})") from error
+
+
+def bare(x: Tensor) -> Tensor:
+    """A tensor without the wrappers by which ``torch.func`` follows it."""
+    while torch._C._functorch.is_gradtrackingtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def receive(sock: socket.socket, wait: Callable[[], None] = lambda: None) -> Message:

@@ -1,15 +1,15 @@
 """Exact problems on which students' solvers are graded. Their parameters may be secret: a TOML file has them.
 
-=============  =========================================================================================
-``[mixture]``  two or more Gaussians: weights, means, stds; every order is measured on it
-``[gaussian]`` mean and variances: the law of a stochastic solver is measured on it
-``[point]``    where a point mass sits
-``[ends]``     noise-to-signal ratios, or times on phase space, between which orders are asymptotic
-``[vp]`` ...   parameters of the processes: ``vp``, ``ve``, ``cld``, ``psld``
-``[assignment]``  ``solution``, a solver of the library or ``file.py:name``, whose claims are asked of the student;
-               ``points``, a table of checks and what each is worth
-``seed``       start states, companions, and irregular grids follow from it
-=============  =========================================================================================
+================  ======================================================================================
+``[mixture]``     two or more Gaussians: weights, means, stds; every order is measured on it
+``[gaussian]``    mean and variances: the law of a stochastic solver is measured on it
+``[point]``       where a point mass sits
+``[ends]``        noise-to-signal ratios, or times on phase space, between which orders are asymptotic
+``[vp]`` ...      parameters of the processes: ``vp``, ``ve``, ``cld``, ``psld``
+``[assignment]``  ``solution``, a solver of the library or ``file.py:name``, whose claims are asked for;
+                  ``points``, a table of checks and what each is worth
+``seed``          start states, companions, and irregular grids follow from it
+================  ======================================================================================
 """
 
 import tomllib

@@ -241,7 +241,6 @@ def ambient() -> dict[str, Any]:
         "torch's default device": str(torch.get_default_device()),
         "whether torch records gradients": torch.is_grad_enabled(),
         "the working folder": os.getcwd(),
-        "the environment": dict(os.environ),
         "the number of running threads": threading.active_count(),
         "standard output": [stream.closed for stream in (sys.stdout, sys.stderr)],
         "Python's limit of recursion": sys.getrecursionlimit(),

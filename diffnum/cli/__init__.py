@@ -1,9 +1,10 @@
-"""The command line: ``diffnum sample | solvers | order | compare | check | problems | course | quality | train``.
+"""The command line: ``diffnum sample | solvers | order | compare | check | course | audit | golden | quality | ...``.
 
 Torch is imported inside the commands, so ``diffnum --help`` answers at once. Every refusal is one line on stderr that
 begins with ``diffnum:`` and says what to do; the exit status is 0 for success, 1 for a refusal (or an order that is not
 confirmed, or images that are none), 2 for a mistake in the command itself, 130 after Ctrl-C and 143 after SIGTERM.
-Results are written before anything is printed about them.
+Results are written before anything is printed about them. Several processes, started by torchrun, share the work of
+``sample``, ``compare``, ``quality`` and ``train``; the first of them speaks.
 """
 
 import os
@@ -12,8 +13,9 @@ from typing import Any
 
 import typer
 
-from diffnum.cli import check, claims, compare, course, order, problems, quality, sample, solvers, train
+from diffnum.cli import audit, check, claims, compare, course, golden, order, problems, quality, sample, solvers, train
 from diffnum.cli.common import Stream, app, complain, sentence
+from diffnum.images.processes import place
 
 
 def main() -> None:
@@ -23,6 +25,8 @@ def main() -> None:
         KeyboardInterrupt, SystemExit: :func:`diffnum.__main__.main` tells of the first, and of SIGTERM.
     """
     streams: Any = sys
+    if place()[0]:  # of several processes one speaks
+        streams.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
     streams.stdout, streams.stderr = (Stream(s) if s is not None else s for s in (sys.stdout, sys.stderr))
     try:
         status = app(standalone_mode=False)

@@ -18,6 +18,7 @@ import typer
 
 from diffnum import files
 from diffnum.arguments import whole
+from diffnum.images import processes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
@@ -66,9 +67,14 @@ class Stream:
 
 
 def explained(command: Callable[..., T]) -> Callable[..., T]:
-    """Let a command end with one line on stderr and status 1 where the library refuses, or where memory ends."""
+    """Let a command end with one line on stderr and status 1 where the library refuses, or where memory ends.
+
+    A command with a parameter ``team`` is given the processes that share its work.
+    """
     flags = {"batch": "--batch", "number": "-n", "nfe": "--nfe", "steps": "--steps", "scale": "--scale"}
-    smaller = [flag for name, flag in flags.items() if name in inspect.signature(command).parameters]
+    parameters = inspect.signature(command).parameters
+    smaller = [flag for name, flag in flags.items() if name in parameters]
+    command = processes.in_team(command) if "team" in parameters else command
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> T:
@@ -80,9 +86,10 @@ def explained(command: Callable[..., T]) -> Callable[..., T]:
             from diffnum.errors import DiffnumError
 
             if of_memory(error):
-                complain(f"out of memory; use a smaller {' or '.join(smaller)}" if smaller else "out of memory")
+                less = f"out of memory; use a smaller {' or '.join(smaller)}" if smaller else "out of memory"
+                complain(processes.signature() + less)
             elif isinstance(error, (ValueError, TypeError, KeyError, OSError, OverflowError, DiffnumError)):
-                complain(sentence(error))
+                complain(processes.signature() + sentence(error))
             else:
                 raise
             raise typer.Exit(1) from None
@@ -116,12 +123,14 @@ def complain(message: str) -> None:
 
 
 def make_device(name: str) -> Any:
-    """The device, if this machine has it; "auto" is a GPU where there is one."""
+    """The device, if this machine has it; "auto" is a GPU where there is one. Of several processes each has its own."""
     import torch
 
     from diffnum.devices import existing
 
-    return existing(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    _, size, local = processes.place()
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    return existing(f"cuda:{local}" if name == "cuda" and size > 1 else name)
 
 
 def solver_options(solver: Callable[..., Any], given: list[str]) -> dict[str, Any]:
@@ -215,9 +224,10 @@ def solver_with_options(text: str) -> tuple[Callable[..., Any], dict[str, Any]]:
 class Meter:
     """A progress bar on stderr over the steps of one or several runs, with a rate; silent off a terminal.
 
-    It watches a solver from outside: a generator around the generator. What it counts are network evaluations of one
-    row of a state each, shown as ``total`` units of which one evaluation is the fraction ``each``; with ``each`` None
-    the evaluations of whole states. Without a total it only shows that work goes on.
+    Of a ``team`` the first shows it, for what all have done. It watches a solver from outside: a generator around the
+    generator. What it counts are network evaluations of one row of a state each, shown as ``total`` units of which one
+    evaluation is the fraction ``each``; with ``each`` None the evaluations of whole states. Without a total it only
+    shows that work goes on.
     """
 
     def __init__(
@@ -227,24 +237,36 @@ class Meter:
         unit: str = "evaluations",
         each: float | None = 1.0,
         state: str = "",
+        team: processes.Team | None = None,
     ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        console = Console(stderr=True)
+        console, self.team = Console(stderr=True), team or processes.Team()
         self.bar = Progress(
             TextColumn(verb), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+            TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+            disable=not (console.is_terminal and self.team.first),
         )  # fmt: skip
-        self.total, self.unit, self.each, self.done, self.begun = total, unit, each, 0.0, time.perf_counter()
+        self.total, self.unit, self.each, self.begun = total, unit, each, time.perf_counter()
         self.task = self.bar.add_task("", total=total, state=state)
+        self.team.wait()
+        self.before = self.team.told(self.team.progress(0.0))  # what another bar has counted
 
     def __enter__(self) -> "Meter":
-        self.bar.start()
+        if not self.bar.disable:
+            self.bar.start()
+        self.team.tick = lambda: self.bar.update(self.task, completed=self.done())  # others go on, too
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.stop()
+        self.team.tick = lambda: None
+        if not self.bar.disable:  # it would print an empty line
+            self.bar.stop()
+
+    def done(self, more: float = 0.0) -> float:
+        """Count what was done just now; the sum over the team."""
+        return self.team.progress(more) - self.before
 
     def watch(
         self, solver: Callable[..., Iterator[Any]], ends: dict[int, Any] | None = None
@@ -260,11 +282,11 @@ class Meter:
             weight = 1.0 if self.each is None else len(u) * self.each
             for i, state in enumerate(steps, 1):
                 advance, counted = weight * (problem.nfe - counted), problem.nfe
-                self.done += advance
-                rate = self.done / (time.perf_counter() - self.begun)
+                done = self.done(advance)
+                rate = done / (time.perf_counter() - self.begun)
                 name = getattr(solver, "__name__", "step")
-                text = f"{name} {i}/{n}  NFE {counted - before}  {self.done:.0f}/{self.total or 0:.0f} {self.unit}"
-                self.bar.update(self.task, advance=advance, state=f"{text}  {rate:.2f} {self.unit}/s")
+                text = f"{name} {i}/{n}  NFE {counted - before}  {done:.0f}/{self.total or 0:.0f} {self.unit}"
+                self.bar.update(self.task, completed=done, state=f"{text}  {rate:.2f} {self.unit}/s")
                 if ends is not None and i == n:
                     ends[i] = state
                 yield state

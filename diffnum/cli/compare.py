@@ -20,6 +20,7 @@ from diffnum.cli.common import (
     solver_with_options,
     writable,
 )  # fmt: skip
+from diffnum.images.processes import Team
 from diffnum.named import GRIDS, PROCESSES
 
 
@@ -44,6 +45,8 @@ def compare(
     images: Path = typer.Option(
         None, help="Network only: images at the smallest budget, one row per solver, the reference last; a .png file."
     ),
+    *,
+    team: Team,
 ) -> None:
     """Compare solvers on one problem and one grid rule: error against network evaluations.
 
@@ -86,7 +89,7 @@ def compare(
     from diffnum.denoisers.network import available
     from diffnum.images.quality import FAR, TOO_MANY, outside
     from diffnum.measure import plots
-    from diffnum.measure.analysis import evaluations, ladder, name_of, steps_within, work_precision
+    from diffnum.measure.analysis import evaluations, ladder, name_of, rms, steps_within, work_precision
 
     entries = [solver_with_options(text) for text in solver]
     where, noising = make_device(device), named.process(process)
@@ -96,9 +99,11 @@ def compare(
     if images is not None and exact:
         raise ValueError(f"--images needs a network; the states of the target {target!r} are no images")
     problem = Problem(noising, targets.target(target) if exact else named.network(target, process))
+    mine = team.part(number)  # rows of this process
     u = problem.prior(
-        (number, *problem.denoiser.shape), dtype=torch.float64 if exact else torch.float32, device=where, seed=seed
-    )
+        (max(len(mine), 1), *problem.denoiser.shape), dtype=torch.float64 if exact else torch.float32, device=where,
+        seed=seed, indices=mine or [0],
+    )  # fmt: skip
     times = ladder(named.grid(grid), noising, t_end=t_end)
     last = float(times(1)[-1])
     fine = 0 if exact else 2 * max(10, budgets[-1] // 4)  # steps of the reference of a network
@@ -111,14 +116,23 @@ def compare(
 
     ends: list[dict[int, Any]] = [{} for _ in entries]
     reference: list[Any] = []  # the solution and how wrong it is, once it has been computed
-    with Meter("comparing", number * (planned + 6 * fine), "evaluations") as meter:
+    with Meter("comparing", number * (planned + 6 * fine), "evaluations", team=team) as meter:
 
         def truth() -> Any:
             reference.extend(network_reference(problem, u, last, fine, meter))
             return reference[0]
 
         watched = [(meter.watch(run, end), options) for (run, options), end in zip(entries, ends, strict=True)]
-        work = work_precision(problem, watched, u, times, budgets, truth=truth if fine else None)
+        work = work_precision(problem, watched, u, times, budgets, truth=truth if fine else None) if mine else None
+        ends = [{n: state.cpu() for n, state in end.items()} for end in ends]
+        found = team.gather((work, ends, [x.cpu() for x in reference[:1]] + reference[1:]))
+    if found is None:
+        return
+    parts = [part for part in found if part[0] is not None]
+    work = together([part[0] for part in parts])
+    ends = [{n: torch.cat([part[1][i][n] for part in parts]) for n in end} for i, end in enumerate(parts[0][1])]
+    if reference:
+        reference = [torch.cat([part[2][0] for part in parts]), rms(torch.tensor([part[2][1] for part in parts]))]
 
     about = f"{target}, {process}, {grid} grid, {number} start{'s' if number > 1 else ''}"
     shown = {name_of(run, **options): end[min(end)] for (run, options), end in zip(entries, ends, strict=True) if end}
@@ -161,6 +175,21 @@ def compare(
         )
         if set(shown) <= set(bad):
             raise typer.Exit(1)
+
+
+def together(parts: list[Any]) -> Any:
+    """One comparison from those of parts of the start states."""
+    from dataclasses import replace
+
+    import torch
+
+    from diffnum.measure.analysis import rms
+
+    results = []
+    for several in zip(*(part.results for part in parts), strict=True):
+        wrong = torch.cat([result.by_start for result in several], 1)
+        results.append(replace(several[0], errors=tuple(rms(row) for row in wrong), by_start=wrong))
+    return replace(parts[0], results=tuple(results))
 
 
 def network_reference(problem: Any, u: Any, end: float, steps: int, meter: Any) -> tuple[Any, float]:

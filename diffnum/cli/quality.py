@@ -8,6 +8,7 @@ from diffnum import named
 from diffnum.arguments import whole
 from diffnum.cli.common import Meter, app, classes, complain, explained, make_device, solver_options, writable
 from diffnum.files import place, write
+from diffnum.images.processes import Team
 from diffnum.named import GRIDS, PROCESSES
 
 
@@ -23,7 +24,9 @@ def quality(
     number: int = typer.Option(1000, "-n", "--number", help="How many images; more go on from those drawn before."),
     seed: int = typer.Option(0, help="Image i depends on the seed and on i alone: equal seeds make paired runs."),
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    batch: int = typer.Option(50, help="Images per network call; a part of what decides the last bits of an image."),
     half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
+    compile: bool = typer.Option(False, "--compile", help="Compile the network: a minute at first, faster after it."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
     guidance: float = typer.Option(
@@ -37,6 +40,8 @@ def quality(
         None, help="A result of another run with the same seed, to compare with image by image."
     ),
     out: Path = typer.Option(None, help="The result, a .json file; by default SOLVER_quality.json."),
+    *,
+    team: Team,
 ) -> None:
     """Draw many images and measure their distance from CIFAR-10, with an interval.
 
@@ -48,9 +53,14 @@ def quality(
     A paired comparison, from the same start noise:
 
         diffnum quality --solver ddim --steps 29 -n 1000 --against f_pndm.json
+
+    Several processes, on one machine or on several with a common disk, share the images:
+
+        torchrun --nproc-per-node 4 -m diffnum quality -n 50000
     """
-    for name, value, least in (("-n", number, 4), ("--steps", steps, 1)):  # an interval needs halves of two images
-        whole(name, value, least)
+    whole("-n", number, 4)  # an interval needs halves of two images
+    for name, value in (("--steps", steps), ("--batch", batch)):
+        whole(name, value)
     whole("--seed", seed, 0, 2**64 - 1)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
@@ -61,14 +71,15 @@ def quality(
     import json
 
     from diffnum.images import quality as measuring
+    from diffnum.images import shards
     from diffnum.measure.analysis import evaluations
     from diffnum.solvers import find
 
     run, where = find(solver), make_device(device)
     options = solver_options(run, option)
     recipe = measuring.recipe(
-        solver, steps, process, grid, t_end, options, denoise, network, half, seed, device=str(where),
-        label=classes(label), guidance=guidance,
+        solver, steps, process, grid, t_end, options, denoise, network, half, seed, batch, str(where),
+        label=classes(label), guidance=guidance, compile=compile,
     )  # fmt: skip
     other = measuring.result(against) if against is not None else None
     if other is not None and (other["recipe"]["seed"], other["n"]) != (seed, number):
@@ -79,14 +90,23 @@ def quality(
     noising = named.process(process)
     claimed = evaluations(noising, run, steps, recipe["t_end"], **options)
     measuring.statistics()  # refused before the work, as is what --against needs
-    before = None if other is None else measuring.images(other["recipe"], number, folder)[0]
-    missing = max(number - measuring.drawn(recipe, folder), 0)
-    with Meter("sampling", missing, "images", 1 / claimed) as meter:
-        drawn, nfe, lost = measuring.images(recipe, number, folder, meter.watch, where)
-    with Meter("scoring"):
-        found = measuring.score(recipe, drawn, nfe, lost)
-        if other is not None and before is not None:
-            found["against"] = {"recipe": other["recipe"], **measuring.compare(drawn, before)}
+    plans = [plan for plan in (other and other["recipe"], recipe) if plan is not None]
+    counts = []
+    for plan in plans:
+        missing = team.told(max(number - shards.drawn(plan, folder), 0))
+        each = 1 / (claimed if plan is recipe or other is None else other["nfe"])
+        with Meter("sampling", missing, "images", each, team=team) as meter:
+            measuring.draw(plan, number, folder, meter.watch, where if plan is recipe else None, team)
+        counts.append(shards.enter(plan, number, folder) if team.first else (0, 0, ""))
+    nfe, lost, digest = counts[-1]
+    measuring.enough_left(lost, number)
+    with Meter("scoring", team=team):
+        features = [measuring.kept_features(plan, number, folder, team) for plan in plans]
+        if (own := features[-1]) is None:
+            return
+        found = measuring.scored(recipe, own, nfe, lost, digest)
+        if other is not None and features[0] is not None:
+            found["against"] = {"recipe": other["recipe"], **measuring.compare(own, features[0])}
     write(path, lambda file: file.write(json.dumps(found, indent=1).encode()))
 
     print(f"{number} images, {nfe} network evaluations each")

@@ -1,10 +1,18 @@
 """``diffnum solvers``."""
 
 import inspect
+import re
 from typing import Any
 
 from diffnum.cli.common import app, explained
 from diffnum.named import GRIDS
+
+#: TeX's names of the letters that summaries use.
+LETTERS = {
+    **{"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "kappa": "κ", "lambda": "λ"},
+    **{"mu": "μ", "nu": "ν", "phi": "φ", "psi": "ψ", "rho": "ρ", "sigma": "σ", "tau": "τ"},
+    **{"Gamma": "Γ", "Phi": "Φ", "Psi": "Ψ", "Sigma": "Σ", "le": "≤", "ge": "≥", "to": "→"},
+}
 
 
 @app.command()
@@ -29,12 +37,18 @@ def solvers() -> None:
     for name, run in registry.items():
         claims: Any = run
         first = (inspect.getdoc(run) or "").partition("\n")[0]  # nothing, under PYTHONOPTIMIZE=2
-        summary = first.rstrip(".").replace(":math:", "").replace("`", "")
+        summary = plain(first.rstrip("."))
         table.add_row(
             name, orders(claims), cost(claims), claims.kind, ", ".join(claims.families), summary, claims.paper
         )
     console = Console()
     console.print(table, markup=False) if console.is_terminal else Console(width=220).print(table, markup=False)
+
+
+def plain(text: str) -> str:
+    r"""A docstring's line as a terminal shows it: ``:math:`\\rho``` becomes the letter."""
+    text = text.replace(":math:", "").replace("`", "").replace("{", "").replace("}", "")
+    return re.sub(r"\\([A-Za-z]+)", lambda found: LETTERS.get(found[1], found[1]), text)
 
 
 def orders(run: Any) -> str:

@@ -30,10 +30,10 @@ from torch import Tensor
 from diffnum import arguments, files
 from diffnum.ambient import Frozen, unrounded
 from diffnum.dct import dct2, decay, idct2
-from diffnum.denoisers.exact import floating, level
+from diffnum.denoisers.copies import Weights
+from diffnum.denoisers.exact import level
 from diffnum.denoisers.unet import Config, UNet
-from diffnum.devices import existing
-from diffnum.errors import DiffnumError, WrongKind
+from diffnum.errors import DiffnumError
 
 KINDS = ("edm", "blurring")  # of denoisers
 LARGEST_FILE = 4 * 10**9  # bytes
@@ -72,8 +72,8 @@ class Wiener(Frozen):
         self.parts = (mean, values.clamp_min(0).permute(2, 0, 1).contiguous(), vectors)
         self.cache: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
 
-    def eps(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x (B, 3, H, W), sigma (B, 1, 1, 1) or (1, 1, 1, 1) -> noise prediction like x."""
+    def eps(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """x (B, 3, H, W), sigma (B, 1, 1, 1) or a number -> noise prediction like x."""
         key = (x.device, x.dtype)
         if key not in self.cache:
             with torch.inference_mode(False):  # a cached inference tensor would break autograd later
@@ -87,57 +87,6 @@ class Wiener(Frozen):
 
 
 # --------------------------------------------------------------------------------------------------- denoisers
-
-
-class Weights(Frozen):
-    """A network kept once per (device, dtype): float64 input runs in float64, all else in float32, without gradients.
-
-    On a GPU, PyTorch's float32 convolutions round to ten bits (TF32) by default, which hides errors below 1e-3. Where
-    that matters, set ``torch.backends.cudnn.conv.fp32_precision = "ieee"`` first.
-    """
-
-    half = False  # whether the network runs in bfloat16
-
-    def __init__(self, net: Any, sha256: str = "", card: dict[str, Any] | None = None) -> None:
-        if not isinstance(getattr(net, "config", None), Config):
-            raise WrongKind(f"net={arguments.shown(net)} is no network of diffnum.denoisers.unet")
-        self.config, self.sha256, self.card = net.config, sha256, card or {}
-        self.shape = (net.config.colours, 32, 32)
-        self._state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        self._type, self._nets = type(net), {}
-
-    def _net(self, device: torch.device, dtype: torch.dtype) -> Any:
-        key = (device, dtype)
-        if key not in self._nets:
-            with torch.device("meta"), torch.inference_mode(False):
-                net = self._type(self.config)
-                net.load_state_dict({k: v.to(device, dtype) for k, v in self._state.items()}, assign=True)
-            self._nets[key] = net.requires_grad_(False).eval()
-        return self._nets[key]
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
-        """Prepare the copy of the weights for a device and dtype (calls do so on first use anyway); returns self."""
-        device = existing("cpu" if device is None else device) or torch.device("cpu")
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
-        self._net(device, torch.float64 if dtype == torch.float64 else torch.float32)
-        return self
-
-    def _check(self, x: Any) -> Tensor:
-        floating("x", x)
-        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
-            needed = ", ".join(map(str, self.shape))
-            raise ValueError(f"x must have shape (batch, {needed}) for this network; got {tuple(x.shape)}")
-        return x if x.dtype == torch.float64 else x.float()
-
-    def in_bfloat16(self) -> Any:
-        """The same denoiser with the network evaluated in bfloat16: faster, and wrong by about 1 % of F."""
-        return self.changed(half=True)
-
-    def _F(self, x: Tensor, label: Tensor) -> Tensor:
-        net: Any = self._net(x.device, x.dtype)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            return net(x, label).to(x)
 
 
 class Network(Weights):
@@ -179,19 +128,25 @@ class Network(Weights):
     def _predict(self, x: Tensor, sigma: float | Tensor, want_eps: bool) -> Tensor:
         z = self._check(x)
         s, low, high = self._levels(z, sigma)
+
+        def ready(c: Tensor) -> Any:
+            """One level for all rows is a number, which a GPU is given with the call; several are a tensor there."""
+            return c.item() if one else c.to(z)
+
         # scalars are combined in float64 and rounded once: a float32 run then differs from float64 by the network only
+        one = s.device.type == "cpu" and s.numel() == 1
         root, label = (s * s + SIGMA_DATA**2).sqrt(), s.clamp_min(SIGMA_MIN).log() / 4
-        w = smootherstep((s / SIGMA_MAX).clamp(1, 2).log2()).to(z)
+        w = ready(smootherstep((s / SIGMA_MAX).clamp(1, 2).log2()))
         out: Tensor | None = None
         if low:
-            f = self._F(z * (1 / root).to(z), label.flatten().to(z))
+            f = self._F(z * ready(1 / root), z.new_full((1,), ready(label)) if one else label.flatten().to(z))
             if want_eps:
-                out = (s / root / root).to(z) * z - (SIGMA_DATA / root).to(z) * f
+                out = ready(s / root / root) * z - ready(SIGMA_DATA / root) * f
             else:
-                out = (SIGMA_DATA**2 / root / root).to(z) * z + (s / root * SIGMA_DATA).to(z) * f
+                out = ready(SIGMA_DATA**2 / root / root) * z + ready(s / root * SIGMA_DATA) * f
         if high:
-            e = self.wiener.eps(z, s.clamp_min(SIGMA_MIN).to(z))  # a row at 0 has weight 0 here
-            far = e if want_eps else z - s.to(z) * e
+            e = self.wiener.eps(z, ready(s.clamp_min(SIGMA_MIN)))  # a row at 0 has weight 0 here
+            far = e if want_eps else z - ready(s) * e
             out = far if out is None else out + w * (far - out)
         assert out is not None
         return out.to(x.dtype)

@@ -13,12 +13,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from diffnum.errors import DiffnumError
+from diffnum.images.processes import ALONE, Team, quiet
 
+PATIENCE = 3.0  # seconds that one of several processes leaves to the others
 WAIT = 0.5  # seconds that a request waits for a step, or a file, that is just being finished
 
 
@@ -54,7 +57,10 @@ def told() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         name = signal.Signals(number).name
-        print(f"stopped by {name}: a run goes on from its last checkpoint with --resume", file=sys.stderr, flush=True)
+        if not quiet():
+            print(
+                f"stopped by {name}: a run goes on from its last checkpoint with --resume", file=sys.stderr, flush=True
+            )
         raise SystemExit(128 + number)
 
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -73,8 +79,8 @@ class Stopping:
     The run holds ``lock`` while it changes its state, and only then.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.lock = file, threading.RLock()
+    def __init__(self, file: Path, team: Team = ALONE) -> None:
+        self.file, self.team, self.lock = file, team, threading.RLock()
         self.save: Callable[[], str] = lambda: "nothing was lost"
 
     @contextmanager
@@ -83,7 +89,8 @@ class Stopping:
 
         Only the main thread of a process can do so. A stop file from before is removed.
         """
-        self.file.unlink(missing_ok=True)
+        if self.team.first:
+            self.file.unlink(missing_ok=True)
         ear, mouth = socket.socketpair()
         mouth.setblocking(False)
         # what Python calls in the main thread may come late; the number in the pipe comes at once
@@ -113,8 +120,11 @@ class Stopping:
         while not ended.is_set():
             heard = ear.recv(64) if select.select([ear], [], [], 0.2)[0] else b""
             number = next((n for n in heard if n in names), 0)
-            if ended.is_set() or not (number or self.file.exists()):
+            if ended.is_set() or not (number or (self.team.first and self.file.exists())):
                 continue
+            if not self.team.first:  # the first has the state
+                time.sleep(PATIENCE)
+                os._exit(128 + number)
             group_priority(0)  # the last steps need not wait
             text, cause = "a step was just being finished; the last checkpoint stands", names.get(number)
             try:
@@ -126,6 +136,8 @@ class Stopping:
                 self.file.unlink(missing_ok=True)
                 print(f"stopped by {cause or f'the file {self.file}'}: {text}", file=sys.stderr, flush=True)
                 sys.stdout.flush()
+                if self.team.size > 1 and self.team.end(128 + number if number else 0):
+                    time.sleep(PATIENCE)  # the others look once a second
             finally:  # also when nobody reads what is said
                 os._exit(128 + number if number else 0)
 

@@ -28,7 +28,7 @@ from diffnum.denoisers.guide import DRAWN, RANGE, GuideNet
 from diffnum.denoisers.unet import Config
 from diffnum.errors import DiffnumError
 from diffnum.images import data as datasets
-from diffnum.images import quality
+from diffnum.images import quality, shards
 from diffnum.images.features import pixels
 from diffnum.images.optimisers import Both, Muon
 from diffnum.images.tasks import Denoising, Pixels
@@ -63,7 +63,7 @@ def drawings(
     train, test, about = [], [], []
     for i, (solver, steps, process, grid) in enumerate(SAMPLERS):
         recipe = quality.recipe(solver, steps, process, grid, network=network, seed=SEED + i)
-        if (missing := ASIDE + each - quality.drawn(recipe, folder)) > 0:
+        if (missing := ASIDE + each - shards.drawn(recipe, folder)) > 0:
             say(f"drawing {missing:,} pictures by {solver}, {steps} steps on {process}, into {folder}")
         found, nfe, lost = quality.images(recipe, ASIDE + each, folder)
         if lost:

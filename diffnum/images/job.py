@@ -47,7 +47,7 @@ class Job:
         """Train to the end of the budget; validate, and write weights, card, log and checkpoint."""
         run, save = self.run, self.place.parent / f"{self.place.name}.checkpoint.safetensors"
         self.forward = torch.compile(run.net) if self.compile else run.net
-        self.stopping.save = lambda: self.save(save)
+        self.stopping.save = lambda: self.save(save) if self.rank == 0 else ""
         end, total = (self.minutes or math.inf) * 60, self.settings["images"] or math.inf
         saved = checked = time.monotonic()
 

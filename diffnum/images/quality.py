@@ -1,14 +1,14 @@
 """Sampling for measurement: many images from common seeds, kept batch by batch, and their distance from CIFAR-10.
 
 Image i depends on the seed and on i alone, so two samplers that are given the same seed start from the same noise, and
-1,000 images continue what 500 began. What decides the images is a *recipe* (a dict of plain values); its checksum names
-the folder that keeps them, so a run that was killed goes on where it was, and nothing is drawn twice.
+1,000 images continue what 500 began. What decides the images is a *recipe* (a dict of plain values); a folder keeps
+them batch by batch (:mod:`diffnum.images.shards`), so a run that was killed goes on where it was, with as many
+processes as there are then, and nothing is drawn twice.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -27,8 +27,10 @@ from diffnum.denoisers.network import read
 from diffnum.errors import DiffnumError
 from diffnum.files import write
 from diffnum.grids import at_prior, check_times
-from diffnum.images import data, features, metrics
+from diffnum.images import data, features, metrics, shards
+from diffnum.images.processes import ALONE, Team
 from diffnum.images.provenance import code_version
+from diffnum.images.shards import FOLDER, Shard
 from diffnum.measure.plots import to_uint8
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
@@ -89,11 +91,12 @@ def recipe(
     device: str = "cpu",
     label: Any = None,
     guidance: float | None = None,
+    compile: bool = False,
 ) -> dict[str, Any]:
     """Everything that decides the images of a sampler, in plain values, with the checksum of the network.
 
-    Names are those of the command line; ``half`` evaluates the network in bfloat16. ``label`` and ``guidance`` are
-    those of `dn.load`; several labels are taken in turn. A recipe without guidance does not mention it.
+    Names are those of the command line; ``half``, ``compile``, ``label`` and ``guidance`` are those of `dn.load`;
+    several labels are taken in turn. A recipe without guidance, or without ``compile``, does not mention it.
 
     Raises:
         KeyError, ValueError, DiffnumError: an unknown name, a bad grid, network, seed or batch, or no such class.
@@ -108,7 +111,7 @@ def recipe(
         "solver": solver, "options": options or {}, "process": process, "grid": grid, "steps": steps,
         "t_end": float(times[-1]), "denoise": denoise, "network": network,
         "weights_sha256": denoiser.sha256, "half": half, "seed": seed, "batch": batch,
-        "device": torch.device(device).type, **guiding(denoiser),
+        "device": torch.device(device).type, **({"compile": True} if compile else {}), **guiding(denoiser),
     }  # fmt: skip
 
 
@@ -134,86 +137,81 @@ def outside(x: Tensor) -> float:
     return 1 - (x.abs() <= FAR).double().mean().item()
 
 
-def _place(recipe: dict[str, Any], folder: str | os.PathLike[str]) -> Path:
-    """Where the images of a recipe are kept."""
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return files.place(folder) / f"{recipe['solver']}-{digest[:12]}"
-
-
-def drawn(recipe: dict[str, Any], folder: str | os.PathLike[str] = ".runs/quality") -> int:
-    """How many images of a recipe, from the first on, ``folder`` holds."""
-    kept, n = _place(recipe, folder), 0
-    while (kept / f"{n:06d}.npz").is_file():
-        n += recipe["batch"]
-    return n
-
-
-def images(
+def draw(
     recipe: dict[str, Any],
     n: int,
-    folder: str | os.PathLike[str] = ".runs/quality",
+    folder: str | os.PathLike[str] = FOLDER,
     watch: Callable[[Solver], Solver] = lambda solver: solver,
     device: torch.device | str | None = None,
-) -> tuple[np.ndarray, int, int]:
-    """The first n images (n, 32, 32, 3) uint8 of a recipe, their evaluations, and how many were lost.
+    team: Team = ALONE,
+) -> None:
+    """Draw those of the first n images of a recipe that ``folder`` lacks: batch by batch, each file whole or not there.
 
-    Images that ``folder`` holds already are read; the others are drawn and written there batch by batch, each file with
-    the recipe and the place of its images in it, which are compared. Lost images, those with NaN or infinity, are grey.
-    ``watch`` may wrap the solver, to show progress.
+    Lost images, those with NaN or infinity, are grey. ``watch`` may wrap the solver, to show progress. The processes of
+    a ``team`` share the batches; the folder must be the same for all of them.
 
     Raises:
-        ValueError: n below 1, or what the solver refuses. DiffnumError: the folder cannot be written, a file in it is
-            damaged or of another recipe, or the network is not the one of the recipe.
+        ValueError: n below 1, or what the solver refuses. DiffnumError: the folder cannot be written, or the network is
+            not the one of the recipe.
     """
     if n < 1:
         raise ValueError(f"n={n} must be at least 1")
     noising, size = named.process(recipe["process"]), recipe["batch"]
     solver = find(recipe["solver"])
-    denoiser = named.network(recipe["network"], recipe["process"], recipe.get("label"), recipe.get("guidance"))
-    problem = Problem(noising, denoiser.in_bfloat16() if recipe["half"] else denoiser)
+    denoiser = named.network(
+        recipe["network"], recipe["process"], recipe.get("label"), recipe.get("guidance"), recipe["half"],
+        recipe.get("compile", False),
+    )  # fmt: skip
+    problem = Problem(noising, denoiser)
     times = named.grid(recipe["grid"])(noising, recipe["steps"], t_end=recipe["t_end"])
-    home, about = _place(recipe, folder), json.dumps(recipe, sort_keys=True)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        write(home / "recipe.json", lambda file: file.write(about.encode()))
-    except OSError as error:
-        raise DiffnumError(f"folder={str(folder)!r}: cannot write there ({error.strerror}); choose another") from None
-    parts, nfe, lost = [], 0, 0
-    for first in range(0, n, size):
-        file = home / f"{first:06d}.npz"
-        if not file.exists():  # always a whole batch, so that n does not change the rounding
-            found = {"weights_sha256": denoiser.sha256, **guiding(denoiser)}
-            for what in ("weights_sha256", "guide_sha256", "windows"):
-                if found.get(what) != recipe.get(what):
-                    raise DiffnumError(
-                        f"network={recipe['network']!r} has {what} {found.get(what)!s:.12}..., but the recipe says "
-                        f"{recipe.get(what)!s:.12}...: restore those weights, or make the recipe anew"
-                    )
-            (solution,) = batches(
-                problem, watch(solver), times, first + size, first=first, seed=recipe["seed"],
-                batch=size, device=device or recipe["device"], denoise=recipe["denoise"], **recipe["options"],
-            )  # fmt: skip
-            finite = solution.x.isfinite().flatten(1).all(1).cpu()
-            grey = torch.where(finite[:, None, None, None], solution.x.float().cpu().nan_to_num(), 0.0)
-            kept: dict[str, Any] = {
-                "images": to_uint8(grey).numpy(), "finite": finite.numpy(), "nfe": solution.nfe,
-                "recipe": about, "first": first,
-            }  # fmt: skip
-            write(file, lambda stream: np.savez(stream, **kept))  # noqa: B023 - written at once
-        try:
-            with np.load(io.BytesIO(files.read(file))) as stored:
-                if str(stored["recipe"]) != about or int(stored["first"]) != first:
-                    raise ValueError("it was written for another recipe or another place")
-                for name, shape, kind in (("images", (size, 32, 32, 3), np.uint8), ("finite", (size,), np.bool_)):
-                    if stored[name].shape != shape or stored[name].dtype != kind:
-                        raise ValueError(f"its {name} are {stored[name].dtype} of shape {stored[name].shape}")
-                rows = slice(n - first)
-                parts.append(stored["images"][rows])
-                nfe, lost = int(stored["nfe"]), lost + int((~stored["finite"][rows]).sum())
-        except Exception as error:  # numpy and zipfile raise many kinds for a flipped bit; the remedy is one
-            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-            raise DiffnumError(f"{file} is damaged ({reason}); delete it, and it is drawn again") from None
-    return np.concatenate(parts), nfe, lost
+    missing = team.told(shards.prepare(recipe, n, folder) if team.first else [])
+    if not shards.home(recipe, folder).is_dir():
+        raise DiffnumError(f"folder={str(folder)!r} is not the same for all processes; name one on a shared disk")
+    found = {"weights_sha256": denoiser.sha256, **guiding(denoiser)}
+    for what in ("weights_sha256", "guide_sha256", "windows") if missing else ():
+        if found.get(what) != recipe.get(what):
+            raise DiffnumError(
+                f"network={recipe['network']!r} has {what} {found.get(what)!s:.12}..., but the recipe says "
+                f"{recipe.get(what)!s:.12}...: restore those weights, or make the recipe anew"
+            )
+    for first in team.share(missing):  # always a whole batch, so that n does not change the rounding
+        (solution,) = batches(
+            problem, watch(solver), times, first + size, first=first, seed=recipe["seed"],
+            batch=size, device=device or recipe["device"], denoise=recipe["denoise"], **recipe["options"],
+        )  # fmt: skip
+        finite = solution.x.isfinite().flatten(1).all(1).cpu()
+        grey = torch.where(finite[:, None, None, None], solution.x.float().cpu().nan_to_num(), 0.0)
+        shards.write(recipe, folder, Shard(first, to_uint8(grey).numpy(), finite.numpy(), solution.nfe))
+    team.wait()
+
+
+def images(
+    recipe: dict[str, Any],
+    n: int,
+    folder: str | os.PathLike[str] = FOLDER,
+    watch: Callable[[Solver], Solver] = lambda solver: solver,
+    device: torch.device | str | None = None,
+) -> tuple[np.ndarray, int, int]:
+    """The first n images (n, 32, 32, 3) uint8 of a recipe, their evaluations, and how many were lost.
+
+    Images that ``folder`` holds already are read; the others are drawn first, see :func:`draw`.
+
+    Raises:
+        ValueError: as :func:`draw`. DiffnumError: as :func:`draw`, or a file is damaged or of another recipe.
+    """
+    draw(recipe, n, folder, watch, device)
+    nfe, lost, _ = shards.enter(recipe, n, folder)
+    return np.concatenate([shard.images for shard in shards.read(recipe, n, folder)]), nfe, lost
+
+
+def kept_features(recipe: dict[str, Any], n: int, folder: str | os.PathLike[str], team: Team = ALONE) -> Tensor | None:
+    """Features (n, 256) of the first n images that ``folder`` keeps; None for all of a ``team`` but the first.
+
+    The processes share the files, and of no more than one file each the images are in memory.
+    """
+    network, mine = features.load(), team.part(-(-n // recipe["batch"]))
+    found = team.gather([network(shard.images) for shard in shards.read(recipe, n, folder, mine)])
+    return None if found is None else torch.cat([part for parts in found for part in parts])
 
 
 def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> dict[str, Any]:
@@ -222,21 +220,31 @@ def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> 
     Raises:
         DiffnumError: most images were lost, so the distance would be that of grey.
     """
-    if 2 * lost > len(pictures):
+    enough_left(lost, len(pictures))
+    digest = hashlib.sha256(pictures.tobytes()).hexdigest()
+    return scored(recipe, features.load()(pictures), nfe, lost, digest)
+
+
+def enough_left(lost: int, n: int) -> None:
+    """Refuse a set of images of which most were lost."""
+    if 2 * lost > n:
         raise DiffnumError(
-            f"{lost} of {len(pictures)} images were lost to NaN or infinity, and a distance would be that of grey in "
+            f"{lost} of {n} images were lost to NaN or infinity, and a distance would be that of grey in "
             "their place; use more steps, or another solver or grid"
         )
-    network, reference = features.load(), statistics()
-    found = network(pictures)
+
+
+def scored(recipe: dict[str, Any], found: Tensor, nfe: int, lost: int, images_sha256: str) -> dict[str, Any]:
+    """As :func:`score`, from the features (n, 256) of the images and their checksum."""
+    reference = statistics()
     return {
         "recipe": recipe,
-        "n": len(pictures),
+        "n": len(found),
         "nfe": nfe,
         "lost": lost,
         "dtype": {"state": "float32", "network": "bfloat16" if recipe["half"] else "float32"},
-        "images_sha256": hashlib.sha256(pictures.tobytes()).hexdigest(),
-        "features_sha256": network.sha256,
+        "images_sha256": images_sha256,
+        "features_sha256": features.load().sha256,
         "statistics_sha256": reference.sha256,
         "frechet": asdict(metrics.estimate(metrics.frechet, found, reference)),
         "kernel": asdict(metrics.estimate(metrics.kernel_distance, found, reference)),
@@ -245,10 +253,9 @@ def score(recipe: dict[str, Any], pictures: np.ndarray, nfe: int, lost: int) -> 
     }
 
 
-def compare(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
-    """Fréchet distance of images a less that of b, row by row from common seeds, and what it says of "a is closer"."""
-    network, reference = features.load(), statistics()
-    found = metrics.difference(metrics.frechet, network(a), network(b), reference)
+def compare(a: Tensor, b: Tensor) -> dict[str, Any]:
+    """Fréchet distance of features a less that of b, row by row from common seeds, and if it shows that a is closer."""
+    found = metrics.difference(metrics.frechet, a, b, statistics())
     return {**asdict(found), "verdict": metrics.verdict(found)}
 
 
@@ -265,7 +272,7 @@ def result(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         found = json.loads(blob)
         wanted = [*signature(recipe).parameters, "weights_sha256"]
-        wanted = [key for key in wanted if key not in ("label", "guidance")]  # only where there is any
+        wanted = [key for key in wanted if key not in ("label", "guidance", "compile")]  # only where used
         missing = [key for key in wanted if key not in found["recipe"]]
         missing += [key for key in ("n", "nfe") if key not in found]
     except (ValueError, KeyError, TypeError, RecursionError):  # no JSON, or of another shape

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from diffnum.denoisers.network import Config
 from diffnum.devices import existing
@@ -38,6 +37,8 @@ from diffnum.images.checkpoint import Run
 from diffnum.images.features import Classification
 from diffnum.images.guiding import Guiding
 from diffnum.images.job import Job
+from diffnum.images.processes import Team, in_team
+from diffnum.images.processes import place as process_place
 from diffnum.images.provenance import code_version
 from diffnum.images.tasks import SIZES, BlurredDenoising, Denoising, Pixels, noise_levels, validate
 
@@ -48,6 +49,7 @@ TASKS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@in_team
 def train(
     data: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -73,6 +75,8 @@ def train(
     network: str = "cifar10",
     drawn: str | os.PathLike[str] = ".runs/drawn",
     pictures: int = 12_000,
+    *,
+    team: Team,
 ) -> Path:
     """Train a network on CIFAR-10 and return the path of its weights, NAME.safetensors, NAME being the folder's name.
 
@@ -95,6 +99,7 @@ def train(
     background: every other process goes first; the rate stays constant and, without a budget, there is no end; a
     checkpoint in the folder is resumed, and is compact (:mod:`diffnum.images.checkpoint`). SIGTERM, SIGINT or a file
     NAME.stop in the folder **ends the process** within a second, with the state of the last step written down.
+    Several processes, started by torchrun, train one network: each takes its part of every batch.
     network, drawn, pictures: for a guide, the denoiser whose drawings it shall know, the folder that keeps them, and
     their number; those that are missing are drawn first.
 
@@ -119,11 +124,9 @@ def train(
         minutes = 3.0
     if isinstance(size, str) and size not in SIZES:
         raise KeyError(f"no size named {size!r}; available: {', '.join(SIZES)}")
-    rank, world, where = _processes(device)
+    rank, world, where = team.rank, team.size, _device(device)
     if batch % world:
         raise ValueError(f"batch must be a multiple of the number of processes, {world}; got {batch}")
-    if background and world > 1:
-        raise ValueError("background=True is for one process")
     folder = place(f".runs/cifar10-{kind}" if out is None else out)
     name = folder.resolve().name
     try:
@@ -134,9 +137,9 @@ def train(
         raise DiffnumError(f"cannot write to {folder} ({error.strerror}); choose another out folder") from None
 
     with ExitStack() as stack:
-        if rank == 0:
+        if team.first:
             stack.enter_context(alone(folder))
-        stopping = Stopping(folder / f"{name}.stop")
+        stopping = Stopping(folder / f"{name}.stop", team)
         if background:
             stack.enter_context(stopping.listening())
         stack.enter_context(_plain_torch(where))
@@ -183,8 +186,6 @@ def train(
             validate_every=validate_every, validation_images=validation_images, progress=progress,
         )  # fmt: skip
         job.go()
-    if world > 1:
-        dist.destroy_process_group()
     return folder / f"{name}.safetensors"
 
 
@@ -231,17 +232,14 @@ def _same(stored: checkpoints.Stored, settings: dict[str, Any]) -> None:
         )
 
 
-def _processes(device: str | None) -> tuple[int, int, torch.device]:
-    """(rank, number of processes, device), from the environment that torchrun sets."""
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+def _device(device: str | None) -> torch.device:
+    """The device of this process."""
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    local = os.environ.get("LOCAL_RANK")
-    where = existing(f"cuda:{local}" if name == "cuda" and local else name) or torch.device("cpu")
+    _, world, local = process_place()
+    where = existing(f"cuda:{local}" if name == "cuda" and world > 1 else name) or torch.device("cpu")
     if where.type == "cuda":
         torch.cuda.set_device(where)
-    if world > 1:
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
-    return rank, world, where
+    return where
 
 
 def main(argv: Sequence[str] | None = None) -> None:

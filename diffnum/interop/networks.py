@@ -183,7 +183,7 @@ def from_edm(net: Callable[..., Any], condition: Condition | None = None) -> "Pr
     """A network ``net(x, sigma) -> D`` as a denoiser: EDM's preconditioned ones, and what k-diffusion's samplers take.
 
     Its noise prediction is (x - D)/sigma, a difference of near-equal numbers at small sigma: in float32 about
-    1e-7 |x|/sigma of it is rounding.
+    1e-7 x/sigma of it is rounding.
 
     Args:
         net: called as ``net(x, sigma, **condition)`` with one float32 level per row; returns the clean prediction like

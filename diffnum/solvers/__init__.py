@@ -4,8 +4,8 @@ A method of the library registers when its module is imported below, so whoever 
 (as ``diffnum`` itself does) finds all of them by name.
 """
 
-from diffnum.runner import find, registry, solve
-from diffnum.solvers.baselines import edm_heun
+from diffnum.runner import find, registry, solve, steps
+from diffnum.solvers.baselines import edm_churn, edm_heun
 from diffnum.solvers.classical import ab2, ab4, euler, fon, heun, rk4
 from diffnum.solvers.conjugate import conjugate, conjugate_symplectic_euler, conjugate_velocity_verlet
 from diffnum.solvers.ddim import ddim, transfer
@@ -14,7 +14,7 @@ from diffnum.solvers.exponential_adams import deis, dpmpp_2m, dpmpp_3m, exponent
 from diffnum.solvers.exponential_rk import exponential_rk
 from diffnum.solvers.gddim import gddim, gddim_sde
 from diffnum.solvers.pndm import f_pndm, ipndm, plms, pndm_variable, prk, s_pndm
-from diffnum.solvers.reverse_sde import ancestral, euler_maruyama
+from diffnum.solvers.reverse_sde import ancestral, ddim_eta, euler_maruyama
 from diffnum.solvers.splitting import (
     bao,
     oba,
@@ -31,10 +31,10 @@ from diffnum.solvers.splitting import (
 )
 
 __all__ = [
-    "ab2", "ab4", "ancestral", "bao", "conjugate", "conjugate_symplectic_euler", "conjugate_velocity_verlet", "ddim",
-    "deis", "dpmpp_2m", "dpmpp_3m", "edm_heun", "er_sde", "euler", "euler_maruyama", "exponential_adams",
-    "exponential_rk", "f_pndm",
-    "find", "fon", "gddim", "gddim_sde", "heun", "ipndm", "lms", "noise_scales", "oba", "obab", "plms", "pndm_variable",
-    "prk", "reduced_bao", "reduced_oba", "reduced_obab", "reduced_symplectic_euler", "reduced_velocity_verlet",
-    "registry", "rk4", "s_pndm", "solve", "sscs", "symplectic_euler", "transfer", "unipc", "velocity_verlet", "verlet2",
+    "ab2", "ab4", "ancestral", "bao", "conjugate", "conjugate_symplectic_euler", "conjugate_velocity_verlet",
+    "ddim", "ddim_eta", "deis", "dpmpp_2m", "dpmpp_3m", "edm_churn", "edm_heun", "er_sde", "euler",
+    "euler_maruyama", "exponential_adams", "exponential_rk", "f_pndm", "find", "fon", "gddim", "gddim_sde", "heun",
+    "ipndm", "lms", "noise_scales", "oba", "obab", "plms", "pndm_variable", "prk", "reduced_bao", "reduced_oba",
+    "reduced_obab", "reduced_symplectic_euler", "reduced_velocity_verlet", "registry", "rk4", "s_pndm", "solve",
+    "sscs", "steps", "symplectic_euler", "transfer", "unipc", "velocity_verlet", "verlet2",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-r"""ER-SDE: solvers for the whole family of reverse SDEs (Cui, Zhang, Li and Liu 2023, arXiv:2309.06169).
+r"""ER-SDE: solvers for the whole family of reverse SDEs (Cui, Zhang, Lu and Liao 2023, arXiv:2309.06169).
 
 | paper | here |
 |---|---|
@@ -272,7 +272,8 @@ def er_sde(
 
     with the first and second derivative of the data prediction from its last values, fewer in the first steps and one
     in a step to 0. For the ODE (``phi="x"``) the order is 1, 2, 3; for every SDE of the family the strong order is 1
-    and the weak order at most 2. One evaluation and one draw a step; for the ODE none. State ``(batch, *event)``.
+    and the weak order of mean and variance 1, 2, 2. One evaluation and one draw a step; for the ODE none. State
+    ``(batch, *event)``.
 
     Args:
         order: 1, 2 or 3.

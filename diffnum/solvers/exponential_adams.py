@@ -26,7 +26,7 @@ name                   prediction  variable     what else
 `dpmpp_2m`             data        log_snr      the slope times h/2
 `dpmpp_3m`             data        log_snr      exact weights; `published`: the curvature halved, order 2
 `unipc`                either      log_snr      a corrector without evaluations; two nodes: the slope times h/2
-azula's `zEAB, xEAB`   noise, data log_snr      the ramp
+azula's `zEAB, xEAB`   either      log_snr      the ramp
 =====================  ==========  ===========  ==================================================================
 """
 
@@ -143,13 +143,20 @@ def multistep(
         for ahead in (False, True)
     )
     classical = order - 1 if start == "runge_kutta" else 0
-    past, before = [], u
+    length = order if corrector else order - 1  # of the past, while the network runs
+    past: list[Tensor] = []
+    before: Any = u if corrector else None  # where the last step began, once corrected
     for i, (t, s) in enumerate(pairwise(times)):
         new = white(problem, u, t, prediction) if start == "analytic" and i == 0 else field(u, t)
-        if corrector and i > classical:
-            u = combine(correct[i - 1], (before, new, *past))
-        past, before = [new, *past[: order - 1]], u
-        u = classical_step(problem, u, new, t, s, prediction) if i < classical else combine(predict[i], (u, *past))
+        if corrector:
+            before = u = combine(correct[i - 1], (before, new, *past)) if i > classical else u
+            past = past[: order - 1]
+        if i < classical:
+            u = classical_step(problem, u, new, t, s, prediction)
+        else:
+            u = combine(predict[i], (u, new, *past))
+        past = [new, *past][:length]
+        del new
         yield u
 
 

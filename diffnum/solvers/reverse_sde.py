@@ -8,12 +8,14 @@ solved from large t to small t, has the marginals of the process (Song et al. 20
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffnum.arguments import weight
+from diffnum.arguments import share, weight
 from diffnum.coefficients import combine, lower_root, on_grid
 from diffnum.noise import Noise
 from diffnum.problem import Problem
@@ -115,3 +117,45 @@ def ancestral(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) 
         noise: source of standard normal draws.
     """
     return frozen_data(problem, u, times, 1.0, noise)
+
+
+@method(
+    weak_order=1,
+    nfe=lambda n, eta=1.0: n,
+    paper="Song et al. 2021, arXiv:2010.02502, equations 12 and 16",
+    kind="sde",
+    exact_for="the law of data at one point, for every eta, in one step",
+    values={"eta": share},
+    register=True,
+)
+def ddim_eta(problem: Problem, u: Tensor, times: list[float], eta: float = 1.0, *, noise: Noise) -> Iterator[Tensor]:
+    r"""DDIM with its :math:`\eta`: between DDIM (0) and ancestral sampling (1).
+
+    .. math:: x_{i+1} = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - c^2} \, \hat\epsilon + c z, \qquad
+              c = \eta \, \sigma_s \sqrt{1 - q^2}, \quad q = \frac{\rho_s}{\rho_t}
+
+    On VP :math:`c^2` is :math:`\eta^2` times the posterior variance
+    :math:`\frac{\sigma_s^2}{\sigma_t^2} \bigl(1 - \frac{\alpha_t^2}{\alpha_s^2}\bigr)`, as published. A step is that of
+    :func:`~diffnum.solvers.gddim.gddim_sde` with the lambda for which :math:`\eta^2 = P(\lambda)/P(1)`, another one in
+    each step. So a fixed :math:`\eta` is a noise that vanishes with the step like that of lambda = eta: weak order 1.
+    One evaluation and one draw a step. State ``(batch, *event)``.
+
+    Args:
+        eta: from 0 to 1.
+        noise: source of standard normal draws.
+    """
+    for t, w in zip(times, eta_weights(problem.process, tuple(times), eta), strict=False):
+        u = combine(w, (u, problem.eps(u, t), noise(u)))
+        yield u
+
+
+@lru_cache(maxsize=64)
+def eta_weights(process: Any, times: tuple[float, ...], eta: float) -> list[tuple[float, float, float]]:
+    """For every step of :func:`ddim_eta` the factors of state, noise prediction and draw."""
+    weights, sigma = [], process.sigma(list(times)).tolist()
+    for (keep, gain), (sigma_t, sigma_s) in zip(process.steps(times[:-1], times[1:]), pairwise(sigma), strict=True):
+        q = sigma_s / (keep * sigma_t)  # the ratio of the levels rho
+        # sqrt(1 - eta^2 (1 - q^2)) - 1 without its cancellation
+        lost = eta**2 * (1 - q**2)
+        weights.append((keep, gain - sigma_s * lost / (1 + (1 - lost) ** 0.5), sigma_s * lost**0.5))
+    return weights

@@ -21,11 +21,14 @@ from rich.table import Table
 
 from diffnum.files import write
 from diffnum.solvers import registry
-from tests.benchmarks import overhead
+from tests.benchmarks import overhead, scaling
 
 ROOT = Path(__file__).resolve().parents[2]
 RATIO, THROUGHPUT, EXTRA, EMPIRICAL = 1.3, 0.97, 3, 1.5  # the limits of the issues
 PHASE_SPACE, NOISE = 2.5, 3
+IMPORT, HELP = 1.05, 0.4  # `import diffnum` over `import torch`; seconds of `diffnum --help`
+NEW_GRID = {20: 0.5, 1000: 10.0}  # milliseconds of a new grid by its steps; those below may take more
+DEARER = {"gddim": {20: 2.0, 1000: 60.0}, "er_sde": {20: 2.0, 1000: 60.0}}
 
 
 def machine() -> dict[str, Any]:
@@ -74,9 +77,27 @@ def broken(result: dict[str, Any]) -> list[str]:
     for shape, ratio in result["noise"].items():
         if ratio > NOISE:
             found.append(f"noise {shape}: {ratio:.2f} times torch.randn_like, {NOISE} allowed")
+    found += broken_scaling(result["scaling"]) if "scaling" in result else []
     empirical = result.get("empirical", {}).get("largest_ratio", 0)
     if empirical > EMPIRICAL:
         found.append(f"Empirical: {empirical:.2f} times its two matrix products, {EMPIRICAL} allowed")
+    return found
+
+
+def broken_scaling(scaling: dict[str, Any]) -> list[str]:
+    """The limits of start, new grids and memory that do not hold, in words."""
+    found, start = [], scaling["import"]
+    if start["diffnum_over_torch"] > IMPORT:
+        found.append(f"import diffnum: {start['diffnum_over_torch']:.2f} times import torch, {IMPORT} allowed")
+    if start["help_s"] > HELP:
+        found.append(f"diffnum --help: {start['help_s']:.2f} s, {HELP} allowed")
+    for name, times in scaling["new_grid_ms"].items():
+        limits = DEARER.get(name, NEW_GRID)
+        wrong = [(n, ms) for n, ms in times.items() if ms > limits[int(n)]]
+        found += [f"{name}: {ms:.1f} ms for a new grid of {n} steps, {limits[int(n)]} allowed" for n, ms in wrong]
+    for name, states in scaling["memory_states"].items():
+        if max(states.values()) > min(states.values()) + 0.5:
+            found.append(f"{name}: memory grows with the number of steps, {states}")
     return found
 
 
@@ -140,9 +161,11 @@ def main() -> int:
         from tests.benchmarks import empirical
 
         result["empirical"] = empirical.measure()
+    if not given.quick:
+        result["scaling"] = scaling.measure()
     result["limits"] = {
         "ratio": RATIO, "throughput": THROUGHPUT, "extra_states": EXTRA, "empirical": EMPIRICAL,
-        "phase_space": PHASE_SPACE, "noise": NOISE,
+        "phase_space": PHASE_SPACE, "noise": NOISE, "import": IMPORT, "help_s": HELP, "new_grid_ms": NEW_GRID,
     }  # fmt: skip
     result["broken"] = broken(result)
     if given.note:

@@ -80,6 +80,11 @@ SHEET: dict[str, tuple[Row, ...]] = {
         *(Row(name) for name in ("ddim", "s_pndm", "f_pndm", "plms", "prk", "pndm_variable", "gddim", "dpmpp_2m")),
         Row("er_sde", options={"phi": "x"}), Row("conjugate"),
     ),
+    "exponential": (
+        *(Row(name) for name in ("ipndm", "deis", "lms", "dpmpp_3m", "unipc")),
+        Row("unipc", options={"order": 3}), Row("exponential_adams"),
+        Row("exponential_adams", options={"order": 4}),
+    ),
     "classical": tuple(Row(name) for name in ("euler", "heun", "edm_heun", "rk4", "ab2", "ab4", "fon")),
     "stochastic": tuple(Row(name) for name in ("euler_maruyama", "ancestral", "gddim_sde", "er_sde")),
     "phase": (

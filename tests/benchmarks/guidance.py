@@ -1,11 +1,13 @@
-"""What guidance does to squared error, to the order of solvers, and what it costs.
+"""What guidance does to squared error, to the order of solvers and to pictures, and what it costs.
 
     python -m tests.benchmarks.guidance --data FOLDER
 
-writes ``book/results/guidance.json``, from which the chapter on guidance is drawn. The images are those with exact
+writes ``book/results/guidance.json`` and the sheet ``book/images/guided.png``, from which the chapter on guidance is
+drawn. The images are those with exact
 pixels among the test images of :func:`diffnum.images.data.cifar10`; each gets the same noise under all denoisers, and
 its own label. Weight 1 must not raise the error. The order is that of differences of halved steps in double precision,
-on VE between two noise levels where the windows are open. About ten minutes of one core for 1,016 images.
+on VE between two noise levels where the windows are open. Pictures of every scheme start from the same noise; they are
+kept under ``.runs/quality`` as those of the quality chapter are. About half an hour of one core in all.
 """
 
 import argparse
@@ -15,23 +17,35 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
 import diffnum as dn
+from diffnum import plots
 from diffnum.files import write
-from diffnum.images import data
+from diffnum.images import data, features, quality
 from diffnum.images.quality import guiding
 from diffnum.measure.analysis import rms
 from tests.benchmarks import overhead
 
-OUT = Path(__file__).parents[2] / "book" / "results" / "guidance.json"
+BOOK = Path(__file__).parents[2] / "book"
+OUT = BOOK / "results" / "guidance.json"
+SHEET = BOOK / "images" / "guided.png"
 LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 28.0, 40.0)
 BATCH = 64
 START, END = 3.0, 0.5  # noise levels between which the order is measured
 STEPS = (20, 40, 80, 160)
 SOLVERS: tuple[tuple[str, dict[str, Any]], ...] = (("ddim", {}), ("s_pndm", {}), ("gddim", {"order": 3}))
+
+#: What the pictures are drawn with, and how they are guided: weight and label, as `dn.load` takes them.
+DRAWN = {"solver": "er_sde", "steps": 20, "process": "ve", "grid": "karras", "half": True}
+SCHEMES: dict[str, tuple[float | None, tuple[str, ...] | None]] = {
+    "unguided": (None, None), "realism 3": (3, None), "realism and class 3": (3, data.CLASSES),
+}  # fmt: skip
+ROWS = 4  # of every scheme on the sheet, a column for every class
 
 
 def squares(found: data.Images, sigma: float, seed: int = 0) -> dict[str, Tensor]:
@@ -81,11 +95,50 @@ def orders(weight: float) -> list[dict[str, Any]]:
     return rows
 
 
+def nearest(pictures: np.ndarray, train: np.ndarray) -> Tensor:
+    """Root mean square distance in [0, 255] of each picture from the nearest training image or its mirror image."""
+    flat = torch.from_numpy(pictures.reshape(len(pictures), -1)).float()
+    best = torch.full((len(flat),), float("inf"))
+    for part in np.array_split(train, 50):
+        for image in (part, part[:, :, ::-1]):
+            known = torch.from_numpy(np.ascontiguousarray(image).reshape(len(part), -1)).float()
+            best = torch.minimum(best, torch.cdist(flat, known).amin(1))
+    return best / flat.shape[1] ** 0.5
+
+
+def pictures(n: int, train: data.Images, test: data.Images) -> tuple[dict[str, Any], np.ndarray]:
+    """For every scheme the distance in our features, the share recognised, the nearest training image; and a sheet."""
+    network, rows, shown = features.load(), {}, []
+    for name, (weight, label) in SCHEMES.items():
+        recipe = quality.recipe(**DRAWN, guidance=weight, label=label and list(label))
+        drawn, nfe, lost = quality.images(recipe, n, BOOK.parent / ".runs" / "quality")
+        row = quality.score(recipe, drawn, nfe, lost)
+        if label:  # images take the classes in turn
+            row["recognised"] = float((network.logits(drawn).argmax(1) == torch.arange(n) % 10).double().mean())
+        row["nearest"] = nearest(drawn, train.images).median().item()
+        rows[name] = row
+        shown.append(drawn[: 10 * ROWS])
+    some = test.images[np.random.default_rng(0).permutation(len(test))[:n]]
+    about = {"schemes": rows, "nearest_test": nearest(some, train.images).median().item()}
+    return about, np.concatenate(shown)
+
+
+def save(shown: np.ndarray) -> None:
+    """The sheet: a block of rows for every scheme, a column for every class where there is a label."""
+    figure, axes = plt.subplots(len(SCHEMES), 1, figsize=(6.4, 2.8 * len(SCHEMES)), layout="constrained")
+    images = torch.from_numpy(shown).permute(0, 3, 1, 2) / 127.5 - 1
+    for ax, part, (name, (_, label)) in zip(axes, images.chunk(len(SCHEMES)), SCHEMES.items(), strict=True):
+        plots.images(part, ax, list(data.CLASSES) if label else None, columns=10)
+        ax.set_title(name, fontsize="small")
+    figure.savefig(SHEET, dpi=110)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.guidance", description=__doc__)
     parser.add_argument("--data", help="folder or file with CIFAR-10; by default it is found or fetched")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("-n", type=int, default=500, help="pictures of every scheme")
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = data.cifar10(given.data, "test", exact=True)
@@ -94,6 +147,8 @@ def main() -> None:
     about |= {"images_sha256": found.sha256, "weights_sha256": guided.sha256, "windows": guided.windows}
     result = {"about": {**about, "guide_sha256": guiding(guided)["guide_sha256"]}, "cost": overhead.guided()}
     result["order"] = {"steps": STEPS, "start": START, "end": END, "rows": [*orders(0.0), *orders(3.0)]}
+    result["pictures"], sheet = pictures(given.n, data.cifar10(given.data, "train"), data.cifar10(given.data, "test"))
+    save(sheet)
     result["levels"] = []
     with Progress() as bar:
         for sigma in bar.track(LEVELS, description="noise levels"):
@@ -103,6 +158,11 @@ def main() -> None:
         changes = ((name, row[name]) for name in ("realism", "both", "both, weight 2"))
         text = ", ".join(f"{name} {c['percent']:+.2f} ({c['standard_error']:.2f})" for name, c in changes)
         print(f"sigma {row['sigma']:5g}: squared error {row['error']:.5f}, per cent: {text}")
+    for name, row in result["pictures"]["schemes"].items():
+        found, seen = row["frechet"], f", {100 * row['recognised']:.0f} % recognised" if "recognised" in row else ""
+        span = f"{found['limit']:.0f} ({found['low']:.0f} to {found['high']:.0f})"
+        print(f"{name}: distance {span}, nearest training image {row['nearest']:.1f}{seen}")
+    print(f"test images: nearest training image {result['pictures']['nearest_test']:.1f}")
     for row in result["order"]["rows"]:
         print(row["solver"], row["options"], f"weight {row['weight']:g}:", *(f"{d:.2e}" for d in row["differences"]))
     print(f"a guided evaluation takes {result['cost']['ratio']:.2f} times an unguided one -> {given.out}")

@@ -173,16 +173,16 @@ def runge_kutta(part: InRho, u: Tensor, stage: Tensor, k: Tensor, slots: tuple[i
     return mix(stage, (1 / 6, 1 / 3, 1 / 3, 1 / 6), slopes)
 
 
-def adams(order: int, ramp: bool = False) -> Form:
-    """Adams-Bashforth, started with Runge-Kutta; or with a ramp, one Heun step and then growing order."""
-    weights = {2: (1.5, -0.5), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
+def adams(order: int, ramp: str = "") -> Form:
+    """Adams-Bashforth, started with Runge-Kutta; or with a ramp of growing order, from a step of Heun or Euler on."""
+    weights = {1: (1.0,), 2: (1.5, -0.5), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 
     def run(part: InRho, u: Tensor, steps: int) -> None:
         new, stage, past = torch.empty_like(u), torch.empty_like(u), []
         for i in range(steps):
             k = part.slope(u, i % order)
             past = [k, *past[: order - 1]]
-            if ramp and i == 0:
+            if ramp == "heun" and i == 0:
                 bar = heun(part, u, stage, k, order)
             elif not ramp and i < order - 1:
                 bar = runge_kutta(part, u, stage, k, (4, 5, 6))
@@ -201,6 +201,21 @@ def exponential(order: int, draws: bool = False) -> Form:
         for i in range(steps):
             past = [part.slope(u, i % order), *past[: order - 1]]
             u, new = part.sum(new, [u, *past, *draw]), u
+
+    return run
+
+
+def corrected(order: int) -> Form:
+    """The same with a sum before it that corrects the step before, from the state where that began."""
+
+    def run(part: InRho, u: Tensor, steps: int) -> None:
+        kept, new, past, before = [torch.empty_like(u), torch.empty_like(u)], torch.empty_like(u), [], u
+        for i in range(steps):
+            k = part.slope(u, i % (order + 1))
+            if i:
+                before = part.sum(kept[i % 2], [before, k, *past])
+            past = [k, *past[: order - 1]]
+            u = part.sum(new, [before, *past])
 
     return run
 
@@ -338,9 +353,15 @@ def split(solver: str, sequence: str) -> Row:
 ROWS = [
     Row("ddim", InRho, single, 3, 1, lerps=6),
     Row("dpmpp_2m", InRho, exponential(2), 4, 2, lerps=8),
+    Row("dpmpp_3m", InRho, exponential(3), 5, 3),
+    Row("exponential_adams", InRho, exponential(3), 5, 3),
+    Row("deis", InRho, exponential(3), 5, 3),
+    Row("lms", InRho, exponential(4), 6, 4),
+    Row("unipc", InRho, corrected(2), 8, 4),
     Row("edm_heun", InRho, two_stages, 4, 2),
-    Row("s_pndm", InRho, adams(2, ramp=True), 5, 2),
-    Row("plms", InRho, adams(4, ramp=True), 7, 4, lerps=11),
+    Row("s_pndm", InRho, adams(2, ramp="heun"), 5, 2),
+    Row("plms", InRho, adams(4, ramp="heun"), 7, 4, lerps=11),
+    Row("ipndm", InRho, adams(4, ramp="euler"), 7, 4),
     Row("f_pndm", InRho, adams(4), 7, 6),
     Row("pndm_variable", InRho, adams(4), 7, 6),
     Row("prk", InRho, four_stages, 4, 4),

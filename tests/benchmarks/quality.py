@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from diffnum import named
 from diffnum.files import write
-from diffnum.images import data, features, metrics, quality
+from diffnum.images import data, features, metrics, quality, shards
 from diffnum.measure.analysis import steps_within
 
 ROOT = Path(__file__).parents[2]
@@ -40,9 +40,17 @@ SAMPLERS = {
     "ER-SDE, SDE": ({"solver": "er_sde", "options": {"phi": "x^2"}, **VE}, (10, 20, 50)),
     "gDDIM, K = R": ({"solver": "gddim", "options": {"order": 3, "K": "R"}, **CLD}, (20, 30, 50)),
     "gDDIM, K = L": ({"solver": "gddim", "options": {"order": 3, "K": "L"}, **CLD}, (20, 30, 50)),
+    **{
+        f"gDDIM, lambda {lam}": ({"solver": "gddim_sde", "options": {"lam": float(lam)}, **CLD}, (20, 50))
+        for lam in (0, 1)
+    },
     "blurring, gDDIM": ({"solver": "gddim", "options": {"order": 2}, **BLURRING}, (20, 50)),
     "blurring, ancestral": ({"solver": "gddim_sde", "options": {"lam": 1.0}, **BLURRING}, (20, 50)),
     "RVV": ({"solver": "reduced_velocity_verlet", **PSLD}, (50, 100)),
+    "conjugate Verlet": (
+        {"solver": "conjugate_velocity_verlet", "options": {"B": "lambda", "lam": -6.0}, **PSLD},
+        (50, 100),
+    ),
     "ROBA": ({"solver": "reduced_oba", **PSLD}, (50, 100)),
     "EM": ({"solver": "euler_maruyama", **PSLD}, (50, 100)),
     "SSCS": ({"solver": "sscs", **PSLD}, (50, 100)),
@@ -52,8 +60,11 @@ SAMPLERS = {
 CLAIMS = [
     *(("PNDM", ("F-PNDM", 50), ("DDIM", n)) for n in (250, 1000)),
     *(("gDDIM", ("gDDIM, K = R", n), ("gDDIM, K = L", n)) for n in (20, 30, 50)),
+    *(("gDDIM", ("gDDIM, lambda 0", n), ("gDDIM, lambda 1", n)) for n in (20, 50)),
     *(("gDDIM", ("blurring, gDDIM", n), ("blurring, ancestral", n)) for n in (20, 50)),
     *(("ER-SDE", ("ER-SDE", n), (f"ER-SDE, {other}", n)) for n in (10, 20, 50) for other in ("ODE", "SDE")),
+    *(("ER-SDE", ("ER-SDE, SDE", n), ("ER-SDE, ODE", n)) for n in (10, 20, 50)),
+    *(("PSLD", ("conjugate Verlet", n), ("RVV", n)) for n in (50, 100)),
     *(("PSLD", (a, n), (b, n)) for a in ("RVV", "ROBA") for b in ("EM", "SSCS") for n in (50, 100)),
 ]
 
@@ -132,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, budget in cells():
         plan, n = recipe(name, budget, given.device, given.batch), given.long if budget > LONG else given.n
         if given.score:
-            n = min(n, quality.drawn(plan, given.folder))
+            n = min(n, shards.drawn(plan, given.folder))
             if n < FEWEST:
                 continue
         begun = time.perf_counter()

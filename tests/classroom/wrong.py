@@ -574,6 +574,15 @@ def disguised(problem, u, times):
         yield state * 1.0
 
 
+# own: one step of its own, and a solver of the library for the rest
+@claims(order=1, nfe=lambda n: n)
+def first_step_only(problem, u, times):
+    u = transfer(problem, u, problem.eps(u, times[0]), times[0], times[1])
+    yield u
+    if len(times) > 2:
+        yield from registry["ddim"](problem, u, times[1:])
+
+
 # repeatable: noise from torch, seeded to look repeatable
 @claims(order=1, nfe=lambda n: n)
 def seeded_noise(problem, u, times):

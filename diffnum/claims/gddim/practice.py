@@ -75,10 +75,14 @@ def R_better_than_L() -> Verdict:
     page="gddim-claims",
 )
 def higher_order_better() -> Verdict:
-    errors = {n: [cld_errors((n,), 1e-3, order=q).errors[0] for q in (1, 2, 3, 4)] for n in (20, 50)}
-    saw = "; ".join(f"{n} steps, orders 1 to 4: {', '.join(f'{e:.1e}' for e in row)}" for n, row in errors.items())
-    holds = all(a > b for row in errors.values() for a, b in pairwise(row))
-    return verdict(holds, saw, {f"{n}_{q}": e for n, row in errors.items() for q, e in enumerate(row, 1)})
+    runs = [cld_errors((20, 50), 1e-3, count=64, order=q) for q in (1, 2, 3, 4)]
+    errors = {n: [run.median[i] for run in runs] for i, n in enumerate((20, 50))}
+    saw = "median over 64 starts; " + "; ".join(
+        f"{n} steps, orders 1 to 4: {', '.join(f'{e:.1e}' for e in row)}" for n, row in errors.items()
+    )
+    better = {n: all(a > b for a, b in pairwise(row)) for n, row in errors.items()}
+    numbers = {f"{n}_{q}": e for n, row in errors.items() for q, e in enumerate(row, 1)}
+    return conditional("evaluations are 50; at 20 order 4 is level with 3", better[50], better[20], saw, numbers)
 
 
 @claim(

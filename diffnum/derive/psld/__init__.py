@@ -29,6 +29,7 @@ from diffnum.derive.psld.conjugate import (
     frozen_step_residual,
     gddim_residuals,
     lambda_factors,
+    lambda_substep_residuals,
     wrong_exponential_defect,
     wrong_exponential_example,
 )
@@ -50,7 +51,8 @@ from diffnum.derive.psld.symbols import K_0, K_1, S_0, S_1, X, Y, l_max, l_min, 
 __all__ = [
     "best_lambda", "commutator", "commutator_of_the_rate", "conjugate_local_error", "conjugate_residuals",
     "ddim_residuals", "exponential", "exponential_residuals", "frozen_step_residual", "gddim_residuals",
-    "lambda_factors", "lie_error", "local_error", "ornstein_step", "ornstein_step_residuals", "parts",
-    "relaxation_residual", "reverse_residuals", "stationary_residual", "strang_error", "wrong_exponential_defect",
+    "lambda_factors", "lambda_substep_residuals", "lie_error", "local_error", "ornstein_step",
+    "ornstein_step_residuals", "parts", "relaxation_residual", "reverse_residuals", "stationary_residual",
+    "strang_error", "wrong_exponential_defect",
     "wrong_exponential_example",
 ]  # fmt: skip

@@ -178,19 +178,38 @@ def commutator_of_the_rate() -> tuple[sp.Matrix, sp.Matrix]:
 
 
 def frozen_step_residual() -> sp.Matrix:
-    r"""With frozen coefficients the step of u-hat is :math:`I + h\,(\Lambda - \lambda I)` in eigenvectors; residual 0.
+    r"""With frozen coefficients the step of u-hat is similar to :math:`I + h\,(\tfrac12 QS - B)`; residual 0.
 
-    .. math:: \hat u_s = A\big[I - h B - h\,g\,\epsilon_u\big]A^{-1}\hat u, \qquad -g\,\epsilon_u = U\Lambda U^{-1}
+    .. math:: \hat u_s = A\big[I - h B - h\,g\,\epsilon_u\big]A^{-1}\hat u, \qquad
+        g = \tfrac12 Q K^{-\top}, \quad \epsilon_u = -K^\top S, \quad S = \nabla^2\log p
 
-    for B = lambda I; :math:`\Lambda` holds the eigenvalues of :math:`\tfrac12 G G^\top\nabla^2\log p`. So the step is
-    stable where :math:`|1 + h(l_i - \lambda)| \le 1` for all i. Pandey, Rudolph and Mandt 2023, arXiv:2310.07894; the
-    form of the theorem is re-derived.
+    for any B and any root K, which cancels. For B = lambda I the modes are multiplied by
+    :math:`1 + h(l_i - \lambda)`, with :math:`l_i` the eigenvalues of :math:`\tfrac12 QS`. Pandey, Rudolph and Mandt
+    2023, arXiv:2310.07894; the form of the theorem is re-derived.
     """
-    A, U = (sp.Matrix(2, 2, sp.symbols(f"{name}:2:2")) for name in "au")
-    Lambda = sp.diag(l_min, l_max)
-    step = A * (sp.eye(2) - h * lam * sp.eye(2) + h * U * Lambda * U.inv()) * A.inv()
-    vectors = A * U
-    return (step * vectors - vectors * (sp.eye(2) + h * (Lambda - lam * sp.eye(2)))).applyfunc(sp.cancel)
+    A, B, K = (sp.Matrix(2, 2, sp.symbols(f"{name}:2:2")) for name in "abk")
+    Q, S = (sp.Matrix([[p, q], [q, r]]) for p, q, r in (sp.symbols("Q_xx Q_xm Q_mm"), sp.symbols("S_xx S_xm S_mm")))
+    step = A * (sp.eye(2) - h * B - h * (Q * K.inv().T / 2) * (-K.T * S)) * A.inv()
+    return (A.inv() * step * A - (sp.eye(2) + h * (Q * S / 2 - B))).applyfunc(sp.cancel)
+
+
+def lambda_substep_residuals() -> tuple[sp.Expr, sp.Expr]:
+    r"""Type I, one momentum substep with the position at rest: its local error, and Euler's substep; both residuals 0.
+
+    .. math:: \dot m = r m - q \ \Rightarrow\ m \to e^{h\mu}(1 - h\lambda)\,m - \frac{e^{h\mu} - 1}{\mu}\,q,
+        \quad \mu = r + \lambda, \qquad
+        \text{error} = -\frac{\lambda h^2}{2}(\lambda m + q) + \frac{h^2}{2}\,\dot q + O(h^3)
+
+    with the clock run down; q moves at the rate q-dot and is frozen in the step. At lambda = -r it is m + h (r m - q).
+    Ours.
+    """
+    m, q, speed, r, mu = sp.symbols("m q qdot r mu")
+    step = sp.exp(h * mu) * (1 - h * lam) * m - (sp.exp(h * mu) - 1) / mu * q
+    exact = m + h * (r * m - q) + h**2 / 2 * (r * (r * m - q) - speed)
+    error = sp.series(step.subs(mu, r + lam), h, 0, 3).removeO() - exact
+    claimed = -lam * h**2 / 2 * (lam * m + q) + h**2 / 2 * speed
+    euler = sp.limit(step.subs(lam, mu - r), mu, 0) - (m + h * (r * m - q))
+    return sp.simplify(sp.expand(error - claimed)), sp.simplify(euler)
 
 
 def best_lambda() -> dict[str, sp.Expr]:

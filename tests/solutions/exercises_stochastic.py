@@ -1,0 +1,128 @@
+"""Solutions by machine to exercises on stochastic samplers and phase space."""
+
+from itertools import pairwise
+
+import torch
+
+import diffnum as dn
+from diffnum import analysis, checks, grids, targets
+from diffnum.coefficients import act
+from diffnum.measure.analysis import ladder, local_slopes, rms
+from diffnum.noise import Brownian
+
+
+def two_m(steps=(20, 40, 80)):
+    """Distance of er_sde of order 2 with phi = x and dpmpp_2m, and both errors."""
+    process = dn.VP()
+    problem, u = dn.Problem(process, targets.smooth()), targets.starts(process)
+    truth = analysis.reference(problem, u, grids.log_snr(process, 1), rtol=1e-11)
+    apart, errors = [], []
+    for n in steps:
+        times = grids.log_snr(process, n)
+        ours = dn.solve(problem, "er_sde", u, times, order=2, phi="x").u
+        theirs = dn.solve(problem, "dpmpp_2m", u, times).u
+        apart.append(rms(ours - theirs))
+        errors.append((rms(ours - truth), rms(theirs - truth)))
+    return local_slopes(steps, apart), errors
+
+
+def two_clocks(steps=(64, 256, 1024)):
+    """Ends of Euler-Maruyama and ancestral sampling, a Brownian for each clock."""
+    process = dn.VE(5.0)
+    mixture = dn.GaussianMixture([0.4, 0.6], [[-1.0], [0.8]], stds=[0.3, 0.4])
+    problem = dn.Problem(process, mixture)
+    u = process.prior((400, 1), seed=1, dtype=torch.float64)
+    apart = []
+    for n in steps:
+        times = grids.log_snr(process, n, t_end=0.1)
+        ends = []
+        for name in ("euler_maruyama", "ancestral"):
+            clock = dn.solvers.registry[name].clock(process)
+            noise = Brownian(times, clock, seed=3).on(times)
+            ends.append(dn.solve(problem, name, u, times, noise=noise).u)
+        apart.append(rms(ends[0] - ends[1]))
+    return apart, local_slopes(steps, apart)
+
+
+@dn.method(weak_order=2, nfe=lambda n: 2 * n, paper="exercise", kind="sde")
+def heun_sde(problem, u, times, noise, lam=1.0):
+    """The mean of two drifts, and noise of the right variance."""
+    process, b = problem.process, 1 + lam**2
+    for t, s in pairwise(times):
+        z, h = noise(u), s - t
+
+        def drift(u, t):
+            F, G = process.F(t).item(), process.G(t).item()
+            return F * u - b / 2 * G**2 * problem.score(u, t)
+
+        G = process.G(torch.tensor([t, (t + s) / 2, s])).flatten() ** 2
+        spread = lam * (-h * (G[0] + 4 * G[1] + G[2]).item() / 6) ** 0.5
+        first = drift(u, t)
+        guess = u + h * first + spread * z
+        u = u + h / 2 * (first + drift(guess, s)) + spread * z
+        yield u
+
+
+def heun_orders():
+    """Weak and strong order of that method on the line."""
+    process = dn.VE(10.0)
+    gauss = dn.Problem(process, dn.Gaussian([0.5], [0.25]))
+    rung = ladder(grids.log_snr, process, t_end=0.1)
+    weak = analysis.weak_convergence(gauss, heun_sde, rung, (80, 160, 320))
+    return weak.slopes
+
+
+def psld_sweep(steps=(20, 50), sizes=(-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)):
+    """The best lambda with the root R on smooth and on thin data."""
+    process, best = dn.PSLD(), {}
+    u = process.prior((8, 4), seed=0, dtype=torch.float64)
+    for name, target in (("smooth", targets.smooth()), ("thin", targets.thin())):
+        problem = dn.Problem(process, target)
+        truth = analysis.reference(problem, u, [1.0, process.t_end], rtol=1e-7)
+        for n in steps:
+            times = grids.quadratic(process, n)
+            errors = {
+                lam: rms(
+                    (
+                        dn.solve(
+                            problem, "conjugate", u, times, B="lambda", lam=lam, K="R"
+                        ).u
+                        - truth
+                    )[:, 0]
+                )
+                for lam in sizes
+            }
+            best[name, n] = (
+                min(errors, key=errors.get),
+                min(errors.values()) / errors[0.0],
+            )
+    return best
+
+
+def damping(Gamma=0.2, t=0.5, halvings=8):
+    """Local error of velocity Verlet in the position: clock steps, and slopes."""
+    process = dn.PSLD(Gamma=Gamma, nu=4 + Gamma)
+    problem = dn.Problem(process, targets.smooth())
+    u = analysis.reference(
+        problem,
+        process.prior((8, 4), seed=0, dtype=torch.float64),
+        [1.0, t],
+        rtol=1e-10,
+    )
+    lengths = [0.05 / 2**k for k in range(halvings)]
+    errors = []
+    for h in lengths:
+        exact = analysis.reference(problem, u, [t, t - h], rtol=1e-13)
+        one = dn.solve(problem, "velocity_verlet", u, [t, t - h]).u
+        errors.append(rms((one - exact)[:, 0]))
+    clock = [process.clock(t) - process.clock(t - h) for h in lengths]
+    return clock, local_slopes([1 / h for h in lengths], errors)
+
+
+def checked():
+    """heun_sde moves a state as a method should: it writes into nothing."""
+    process = dn.VE(10.0)
+    problem = dn.Problem(process, dn.Gaussian([0.5], [0.25]))
+    u = process.prior((3, 1), seed=0, dtype=torch.float64)
+    checks.assert_pure(problem, heun_sde, u, grids.log_snr(process, 8, t_end=0.1))
+    return act(torch.eye(1, dtype=torch.float64), u).shape

@@ -1,0 +1,117 @@
+"""Exercises of the book: each has a hint and a solution or is marked open; solutions by machine are code that runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from solutions import exercises_deterministic as deterministic
+from solutions import exercises_practice as practice
+from solutions import exercises_problems as problems
+from solutions import exercises_stochastic as stochastic
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "tests" / "solutions"
+TEXT = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "book").glob("*.md")))
+EXERCISES = re.findall(r"^```+\{exercise\} ([^\n]*)\n:label: (\S+)\n.*?^```+\n(.{0,60})", TEXT, re.M | re.S)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("title", "label", "after"), EXERCISES, ids=[e[1] for e in EXERCISES])
+def test_every_exercise_has_hint_and_solution_or_is_open(title, label, after):
+    assert re.search(r"\((by hand|by machine|extend), •{1,3}(, open)?\)$", title), (
+        "kind, one to three dots, open or not"
+    )
+    if title.endswith(", open)"):
+        return
+    assert "{admonition} Hint" in after, "a folded hint follows"
+    solution = re.search(rf"^(```+)\{{solution\}} {re.escape(label)}\n(.*?)^\1$", TEXT, re.M | re.S)
+    assert solution and ":class: dropdown" in solution[2], "a folded solution"
+
+
+def test_code_in_solutions_fits_a_page():
+    for path in FOLDER.glob("exercises_*.py"):
+        wide = [line for line in path.read_text("utf-8").splitlines() if len(line) > 88]
+        assert not wide, f"{path.name}: {wide}"
+
+
+def test_every_piece_of_code_that_the_book_shows_exists():
+    shown = re.findall(r"literalinclude\} \.\./tests/solutions/(\S+)\n.*?:pyobject: (\S+)", TEXT, re.S)
+    assert len(shown) > 20
+    for name, piece in shown:
+        assert re.search(rf"^def {piece}\(", (FOLDER / name).read_text("utf-8"), re.M), f"{name}: {piece}"
+
+
+def test_problems():
+    problems.semigroup()
+    problems.sub_vp()
+    assert problems.prior_forgotten() == 1.6
+    levels = problems.basins()
+    assert -4 < levels[10] < -1 and levels[4] > -5
+    assert 5e-3 < problems.transport() < 2e-2
+    errors, still = problems.bfloat_floors()
+    assert errors[2] == min(errors) and errors[6] > 8 * errors[3], "much faster than the root of n"
+    assert still[3:] == pytest.approx([0.40, 0.51, 0.64, 0.76], abs=0.03)
+    fair = problems.bfloat_compensated()
+    assert fair[-1] < 2.6 * fair[0] < 0.04, "near the root of n"
+
+
+def test_deterministic():
+    assert deterministic.euler_on_ve() < 1e-14
+    rows = deterministic.overtaking((16, 20, 24, 28))
+    assert [s < f for _, s, f, _ in rows.values()] == [True, True, False, False]
+    measured, predicted = deterministic.two_points_on_a_line()
+    assert measured == pytest.approx(predicted, rel=0.01) and predicted == pytest.approx(5.37, abs=0.01)
+    assert deterministic.bug_ratio()[0] == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.slow
+def test_deterministic_orders():
+    assert 2 < deterministic.two_points_measured() < 4
+    errors = deterministic.rectangles((40, 80, 160))
+    assert errors[100][1] / errors[100][2] == pytest.approx(2, rel=0.05), "order 1"
+    rows = deterministic.data_adams_measured()
+    assert rows["order 2"][1] == pytest.approx(2, abs=0.1) and rows["order 3"][1] == pytest.approx(3.1, abs=0.3)
+    assert rows["2M"][0][0] < rows["order 2"][0][0] and rows["order 3"][0][2] < rows["2M"][0][2]
+    slopes = deterministic.cosine_slopes((40, 80, 160))
+    assert all(abs(p - 2) < 0.15 for (kind, _), p in slopes.items() if kind != "log_snr")
+    assert slopes["log_snr", 3] > 2.7 and slopes["log_snr", 4] > 3.2
+
+
+def test_stochastic():
+    slopes, errors = stochastic.two_m()
+    assert slopes[-1] == pytest.approx(2, abs=0.1) and all(theirs < ours for ours, theirs in errors)
+    apart = stochastic.two_clocks((64, 1024))[0]
+    assert apart[0] > 8 * apart[1]
+    assert min(stochastic.heun_orders()) > 1.9
+    stochastic.checked()
+    slopes = stochastic.damping(halvings=7)[1]
+    assert slopes[0] > 2.9 and slopes[-1] < 2.6
+
+
+@pytest.mark.slow
+def test_stochastic_sweep():
+    best = stochastic.psld_sweep()
+    assert all(lam < 0 and gain < 1 for lam, gain in best.values())
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_practice():
+    rows = practice.window((2, 4, 64))
+    assert rows[2][0] < 2 < rows[64][0] < rows[4][0] and rows[2][1] < rows[64][1]
+    left = practice.wrong_shape()
+    assert left[128][1] < 0 < left[128][0] and max(map(abs, left[512])) < 0.02
+    lengths, covered = practice.wrong_pairs()
+    assert 1.5 < lengths[1] / lengths[0] < 2 and min(covered) > 0.9
+    delta, ends = practice.half_precision((5, 10))
+    assert delta == sorted(delta) and all(abs(half / full - 1) < 0.2 for full, half in ends.values())
+    rough, right = practice.texture((-1.0, 0.0), steps=25)
+    assert rough[0.0][0] < rough[-1.0][0] and right < rough[-1.0][0]
