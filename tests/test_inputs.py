@@ -22,6 +22,7 @@ from diffnum.denoisers import network as nets
 from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
 from diffnum.errors import Unchangeable
+from diffnum.kept import kept
 from diffnum.measure import analysis, plots
 from diffnum.measure.checks import assert_exact
 from diffnum.processes.schedules import Cosine, Linear, Table
@@ -61,6 +62,7 @@ def forget():
     modules = [module for name, module in sys.modules.items() if name.startswith("diffnum")]
     for value in [value for module in modules for value in vars(module).values()]:
         getattr(value, "cache_clear", lambda: None)()
+    kept.clear()
 
 
 # ------------------------------------------------------------------------------------------- nothing changes later
