@@ -17,6 +17,8 @@ def hush(app, exception):
     """Take the chatter out of the theme's scripts after a successful HTML build."""
     if exception or app.builder.name != "html":
         return
+    for extra in Path(app.outdir, "_static").rglob("*.map"):  # for who debugs the theme
+        extra.unlink()
     for script in Path(app.outdir, "_static").rglob("*.js"):
         if "mathjax" in script.parts:
             continue
