@@ -89,7 +89,7 @@ class PhaseSpace(LinearProcess):
 
     def propagator(self, c: Tensor | float) -> Tensor:
         """The transition over a change c of b, ``(*c, 2, 2)``."""
-        return self._psi(torch.as_tensor(c, dtype=torch.float64))
+        return self._psi(c if isinstance(c, Tensor) else _table(c))
 
     def mean(self, t: Tensor | float) -> Tensor:
         """Factor on the clean data, ``(*t, 2, 1)``: the first column of the transition from 0."""

@@ -416,8 +416,10 @@ def symmetric(process: Any, times: Sequence[float]) -> tuple[Tensor, ...]:
     unit = torch.eye(2, dtype=torch.float64, device="cpu")
     # the transition of the process with the rotation reversed
     mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64, device="cpu"))
-    h = unit.new_tensor([h for _, _, h in steps(process, times)])
+    h = torch.tensor([h for _, _, h in steps(process, times)], dtype=torch.float64, device="cpu")
     E = mirror @ process.propagator(h / 2) @ mirror
     L = lower_root(stationary - E @ stationary @ E.mT + 1e-9 * unit)
-    pull = h[:, None, None] * torch.diag(unit.new_tensor([process.Gamma, process.mass * process.nu]))
+    pull = h[:, None, None] * torch.diag(
+        torch.tensor([process.Gamma, process.mass * process.nu], dtype=torch.float64, device="cpu")
+    )
     return E, L, E @ (unit + pull @ stationary.inverse()), E @ pull, L
