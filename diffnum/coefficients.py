@@ -4,11 +4,11 @@ No weight is typed in that can be computed: Adams-Bashforth weights are integral
 rationals for uniform steps. ``tests/test_pndm.py`` compares all of them with SymPy.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import pairwise
-from math import asinh, ceil, prod, sinh
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from diffnum.ambient import unrounded
+from diffnum.kept import kept
 
 HEUN_WEIGHTS = (1 / 2, 1 / 2)  # trapezoidal rule: the slopes at both ends
 RK4_WEIGHTS = (1 / 6, 2 / 6, 2 / 6, 1 / 6)  # Simpson's rule, its middle slope taken twice
 
-PANELS_AT_ONCE = 128  # of 24 points each: 25 MB for a process with 32 x 32 frequencies
+AT_ONCE = 2**17  # numbers at each of 24 points: 25 MB, be it many panels or many frequencies
 
 GAUSS_NODES, GAUSS_WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(24))
 
@@ -73,17 +74,52 @@ def lagrange(nodes: Sequence[float | Tensor], x: Tensor) -> Tensor:
     return torch.stack(columns)
 
 
-def panels(a: float, b: float, breaks: Sequence[float] = ()) -> list[tuple[float, float]]:
-    """The interval from a to b cut into panels on which the maps of this library are smooth.
+Edges = Sequence[tuple[float, float]]
 
-    Lengths grow with the distance from 0, as ratios of noise levels ask for: one unit of asinh(100 x) each. ``breaks``
-    inside the interval are cut points too.
+
+def panels(edges: Edges | np.ndarray, breaks: Sequence[float] | np.ndarray = ()) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals cut into panels on which the maps of this library are smooth.
+
+    Lengths grow with the distance from 0, as ratios of noise levels ask for: one unit of asinh(100 x) each.
+
+    Args:
+        edges: start and end of n intervals, in either direction, ``(n, 2)``.
+        breaks: points inside at which to cut too.
+
+    Returns:
+        start and end of the m panels, ``(m, 2)``, and the interval of each, ``(m,)``; both in the order of ``edges``.
     """
-    start, end = asinh(100 * a), asinh(100 * b)
-    count = ceil(abs(end - start))
-    inner = {sinh(start + (end - start) * k / count) / 100 for k in range(1, count)}
-    inner |= {x for x in breaks if min(a, b) < x < max(a, b)}
-    return list(pairwise([a, *sorted(inner, reverse=bool(b < a)), b]))
+    edges = np.asarray(edges, np.float64)
+    a, b = edges.T
+    start, end = np.arcsinh(100 * edges).T
+    count = np.maximum(np.ceil(np.abs(end - start)), 1).astype(int)
+    i, k = _numbered(count - 1)
+    inner = np.sinh(start[i] + (end - start)[i] * (k + 1) / count[i]) / 100
+    owner, left = np.concatenate([np.arange(len(a)), i]), np.concatenate([a, inner])
+    if len(breaks):
+        cuts = np.sort(np.asarray(breaks, np.float64))
+        first, last = np.searchsorted(cuts, edges.min(1), "right"), np.searchsorted(cuts, edges.max(1), "left")
+        j, k = _numbered(np.maximum(last - first, 0))
+        owner, left = np.concatenate([owner, j]), np.concatenate([left, cuts[first[j] + k]])
+    order = np.lexsort((np.sign(b - a)[owner] * left, owner))
+    owner, left = owner[order], left[order]
+    right = np.append(left[1:], b[-1])
+    ends = np.append(owner[1:] != owner[:-1], True)
+    right[ends] = b[owner[ends]]
+    return np.stack([left, right], 1), owner
+
+
+def _numbered(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``count[i]`` times the number i, one after the other, and 0, 1, ... beside each."""
+    owner = np.repeat(np.arange(len(count)), count)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+
+
+def quadrature(pieces: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss-Legendre quadrature with 24 points on every panel ``(m, 2)``: both ``(m, 24)``."""
+    table = torch.from_numpy(pieces)
+    half = table.diff(dim=1) / 2
+    return table.mean(1, keepdim=True) + half * GAUSS_NODES, half * GAUSS_WEIGHTS
 
 
 def adams_weights(
@@ -97,8 +133,7 @@ def adams_weights(
 
     .. math:: w_j = \frac{1}{b - a} \int_a^b l_j(\theta(x)) \, dx
 
-    For equidistant nodes and :math:`\theta(x) = x` these are :func:`adams_bashforth`. Gauss-Legendre quadrature with
-    24 points is exact for the polynomials; other maps are integrated over :func:`panels`, to 1e-12.
+    For equidistant nodes and :math:`\theta(x) = x` these are :func:`adams_bashforth`.
 
     Args:
         nodes: where the past values stand in the variable theta, newest first, all different.
@@ -109,11 +144,41 @@ def adams_weights(
     Returns:
         ``len(nodes)`` floats, newest first, that sum to 1.
     """
-    pieces = torch.tensor([(a, b)] if variable is None else panels(a, b, breaks), dtype=torch.float64, device="cpu")
-    middle, half = pieces.mean(1, keepdim=True), pieces.diff(dim=1) / 2
-    x, measure = middle + half * GAUSS_NODES, half * GAUSS_WEIGHTS / (b - a)
-    values = lagrange(nodes, x if variable is None else variable(x))
-    return tuple((values * measure).sum((1, 2)).tolist())
+    q = len(nodes)
+    return adams_table([*nodes[::-1], b], q, [*[a] * q, b], variable, breaks)[-1]
+
+
+def adams_table(
+    nodes: Sequence[float],
+    order: int,
+    ends: Sequence[float] | None = None,
+    variable: Callable[[Tensor], Tensor] | None = None,
+    breaks: Sequence[float] = (),
+) -> list[tuple[float, ...]]:
+    """:func:`adams_weights` of every step of a grid, newest first; none for the first steps, which lack nodes.
+
+    Gauss-Legendre quadrature with 24 points is exact for the polynomials; other maps are integrated over
+    :func:`panels`, to 1e-12.
+
+    Args:
+        nodes: the n + 1 times of the grid in the variable theta.
+        order: number of nodes.
+        ends: the times in the variable of integration; by default the same.
+        variable, breaks: as for one step.
+    """
+    n = len(nodes) - 1
+    if n < order:
+        return [()] * n
+    x = np.array(nodes if ends is None else ends, np.float64)[order - 1 :]
+    steps = np.stack([x[:-1], x[1:]], 1)
+    pieces, owner = (steps, np.arange(len(steps))) if variable is None else panels(steps, breaks)
+    at, measure = quadrature(pieces)
+    theta, rows = torch.tensor(nodes, dtype=torch.float64, device="cpu"), torch.from_numpy(owner)
+    past = [theta[rows + order - 1 - j, None] for j in range(order)]
+    values = (lagrange(past, at if variable is None else variable(at)) * measure).sum(2)
+    table = torch.zeros(order, len(steps), dtype=torch.float64, device="cpu").index_add_(1, rows, values)
+    table /= torch.from_numpy(steps).diff(dim=1)[:, 0]
+    return [()] * (order - 1) + list(zip(*table.tolist(), strict=True))
 
 
 Coefficient = float | Tensor
@@ -155,7 +220,7 @@ def _combine_into(out: Tensor, weights: Sequence[float], states: Sequence[Tensor
     return out
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=2**14)  # about 10 MB
 def _scalar(value: float, double: bool) -> Tensor:
     """A number as a tensor without axes. A product makes one anew from a Python float, which is a third of its cost."""
     with torch.inference_mode(False):
@@ -211,33 +276,33 @@ def ready(A: Tensor, u: Tensor) -> Coefficient:
     return A if A.ndim == 3 else A.expand(len(u), *A.shape)
 
 
+def each(A: Tensor, u: Tensor) -> Sequence[Coefficient]:
+    """A coefficient of n steps, float64 ``(n, *freq, r, c)``, in the form in which :func:`combine` takes each."""
+    if A.shape[1:] == (1, 1):
+        return A.flatten().tolist()
+    if A.ndim > 3:
+        return A.to(u.device, u.dtype).unbind()
+    A = A.to(u.device, torch.float64 if u.dtype == torch.float64 else torch.float32)
+    return A[:, None].expand(-1, len(u), -1, -1).unbind()
+
+
 def on_grid(
-    tables: Callable[..., Iterable[Iterable[Tensor]]], process: Any, times: Sequence[float], u: Tensor, *arguments: Any
+    tables: Callable[..., Any], process: Any, times: Sequence[float], u: Tensor, *arguments: Any
 ) -> list[list[Coefficient]]:
-    """The coefficients of all steps of a grid in the form that u meets, computed once per grid and kept.
+    """The coefficients of all steps of a grid in the form that u meets; what no state changes is kept.
 
     Args:
-        tables: ``tables(process, times, *arguments)`` gives the float64 coefficients ``(*freq, r, c)`` of each step.
+        tables: ``tables(process, times, *arguments)`` gives each float64 coefficient of a step for all n steps at once,
+            ``(n, *freq, r, c)``; or a pair of these and, for each step, how many of them it has.
         process, times: the process and the grid.
         u: a state that they will meet.
         *arguments: further hashable arguments of ``tables``.
     """
-    return _on_grid(tables, process, tuple(times), len(u), u.dtype, u.device, arguments)
-
-
-@lru_cache(maxsize=64)
-def _on_grid(
-    tables: Callable[..., Iterable[Iterable[Tensor]]],
-    process: Any,
-    times: tuple[float, ...],
-    batch: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    arguments: tuple[Any, ...],
-) -> list[list[Coefficient]]:
-    like = torch.empty(batch, 0, dtype=dtype, device=device)
-    with torch.inference_mode(False):  # a cached inference tensor would break autograd later
-        return [[ready(A, like) for A in step] for step in tables(process, times, *arguments)]
+    times = tuple(times)
+    made = kept.get((tables, process, times, arguments), lambda: tuple(tables(process, times, *arguments)))
+    counted = isinstance(made[-1], list)
+    rows = zip(*(each(A, u) for A in (made[0] if counted else made)), strict=True)
+    return [list(row[:count]) for row, count in zip(rows, made[1], strict=True)] if counted else list(map(list, rows))
 
 
 def act(A: Tensor | float, u: Tensor) -> Tensor:
@@ -265,9 +330,7 @@ def lower_root(P: Tensor) -> Tensor:
     return torch.stack([torch.stack([a, torch.zeros_like(a)], -1), torch.stack([b, c], -1)], -2)
 
 
-def time_quadrature(
-    edges: Sequence[tuple[float, float]], breaks: Sequence[float] = ()
-) -> tuple[Tensor, Tensor, Tensor]:
+def time_quadrature(edges: Edges, breaks: Sequence[float] = ()) -> tuple[Tensor, Tensor, Tensor]:
     r"""Gauss-Legendre quadrature over many intervals of time at once, in the variable :math:`r = \sqrt\tau`.
 
     In r the coefficients of every process are smooth down to time 0. An interval is cut into :func:`panels`, each
@@ -281,16 +344,13 @@ def time_quadrature(
         times ``(m, 24)``, weights ``(m, 24)`` with the sign of b - a, and for each of the m panels the index of the
         interval that it belongs to, ``(m,)``.
     """
-    roots = [x**0.5 for x in breaks]
-    pieces = [panels(a**0.5, b**0.5, roots) for a, b in edges]
-    table = torch.tensor([piece for interval in pieces for piece in interval], dtype=torch.float64, device="cpu")
-    owner = torch.tensor([i for i, interval in enumerate(pieces) for _ in interval], device="cpu")
-    r, half = table.mean(1, keepdim=True) + table.diff(dim=1) / 2 * GAUSS_NODES, table.diff(dim=1) / 2
-    return r**2, 2 * r * half * GAUSS_WEIGHTS, owner
+    pieces, owner = panels(np.sqrt(np.asarray(edges, np.float64)), np.sqrt(np.asarray(breaks, np.float64)))
+    r, weights = quadrature(pieces)
+    return r**2, 2 * r * weights, torch.from_numpy(owner)
 
 
 def propagators(
-    drift: Callable[[Tensor], Tensor], edges: Sequence[tuple[float, float]], breaks: Sequence[float] = ()
+    drift: Callable[[Tensor], Tensor], edges: Edges, breaks: Sequence[float] = ()
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""Fundamental matrices of a linear equation over many steps, and at the nodes of a quadrature inside them.
 
@@ -344,21 +404,27 @@ def exponential_weights(
 
     Source: Zhang, Tao and Chen 2023, arXiv:2206.05564, equation for the multistep exponential integrator.
     """
+    table = exponential_table(process, times, order, K, ahead)
+    return [row[: min(order, i + 1) + ahead] for i, row in enumerate(table)]
+
+
+def exponential_table(process: Any, times: Sequence[float], order: int, K: str = "R", ahead: bool = False) -> Tensor:
+    """:func:`exponential_weights` of all n steps as one tensor ``(n, nodes, *freq, k, k)``; missing nodes have 0."""
     grid, n = torch.tensor(times, dtype=torch.float64, device="cpu"), len(times) - 1
     tau, weights, owner = time_quadrature(list(pairwise(times)), process.knots.tolist())
-    tables: list[Tensor] = []
-    for size in range(1, min(order, n) + 1):  # the steps whose history has this length
-        first, last = size - 1, size if size < order else n
-        inside = ((owner >= first) & (owner < last)).nonzero().flatten()
-        table: Tensor | None = None
-        for some in inside.split(PANELS_AT_ONCE):
-            x, i = tau[some], owner[some]
-            nodes = [grid[i - j, None] for j in range(-1 if ahead else 0, size)]
-            values = process.transition(grid[i + 1, None], x) @ process.gain(x, K)
-            parts = torch.einsum("qmx,mx...->mq...", lagrange(nodes, x) * weights[some], values)
-            if table is None:
-                table = parts.new_zeros((last - first, *parts.shape[1:]))
-            table.index_add_(0, i - first, parts)
-        assert table is not None
-        tables += table
-    return tables
+    known = (owner + 1).clamp_max(order)  # nodes from t_i on
+    basis = tau.new_zeros(order + ahead, *tau.shape)
+    for size in range(1, min(order, n) + 1):
+        some = (known == size).nonzero()[:, 0]
+        nodes = [grid[owner[some] - j, None] for j in range(-1 if ahead else 0, size)]
+        basis[: size + ahead, some] = lagrange(nodes, tau[some]) * weights[some]
+    table: Tensor | None = None
+    for some in torch.arange(len(owner), device="cpu").split(max(1, AT_ONCE // process.numbers)):
+        x, i = tau[some], owner[some]
+        values = process.transition(grid[i + 1, None], x) @ process.gain(x, K)
+        parts = torch.einsum("qmx,mx...->mq...", basis[:, some], values)
+        if table is None:
+            table = parts.new_zeros((n, *parts.shape[1:]))
+        table.index_add_(0, i, parts)
+    assert table is not None
+    return table

@@ -1,6 +1,7 @@
 """A problem: one process, one denoiser, and the fields a solver integrates. Evaluations are counted here alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import isfinite
 from threading import Lock
 from typing import Any
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from diffnum import arguments
 from diffnum.ambient import Frozen
-from diffnum.coefficients import combine, ready
+from diffnum.coefficients import AT_ONCE, combine, ready
 from diffnum.errors import DiffnumError, WrongKind
 from diffnum.processes.linear import is_number
 
+MANY = 1000  # times off the grid, or numbers in a coefficient, of which a run keeps none itself
 COUNTING = Lock()  # evaluations of one problem may be counted by several threads
 
 
@@ -50,6 +52,7 @@ class Problem(Frozen):
         self.denoiser = denoiser
         self._each: int = getattr(denoiser, "evaluations", 1)
         self._counts = [_Count()]
+        self._grid: _OnGrid | None = None
 
     @property
     def nfe(self) -> int:
@@ -80,17 +83,39 @@ class Problem(Frozen):
             out = x - (level.to(x) if isinstance(level, Tensor) else level) * out
         return self.process.data(out)
 
+    def on(self, u: Tensor, times: Sequence[float], middles: Sequence[float] = ()) -> "Problem":
+        """This problem with the coefficients at all times of a grid at hand, for states like u.
+
+        Args:
+            u: a state.
+            times: the grid, checked.
+            middles: a further time inside each of the first steps, for stages.
+        """
+        return self.changed(_grid=_OnGrid(self.process, u, times, middles))
+
+    def step(self, t: float, s: float) -> tuple[float, float]:
+        """The factors of :meth:`~diffnum.processes.isotropic.Isotropic.step`: exact with a frozen noise prediction."""
+        return self.process.step(t, s) if self._grid is None else self._grid.step(t, s)
+
     def __repr__(self) -> str:
         return f"Problem({self.process!r}, {type(self.denoiser).__name__}, nfe={self.nfe})"
 
     def _forms(self, u: Tensor, t: Tensor | float, what: str) -> tuple[Any, ...]:
         """How the state becomes clean data plus noise, the level of that noise, and the coefficients of a field."""
-        self._meet(u)
         if is_number(t):
-            return self.process.forms(t, what, u)
+            return self._at(u, t, what)  # type: ignore[arg-type]
+        self._admit(u)
         times = self.process.noisy(self.process.row_times(t, u)).to(u.device)
         (row, level), field = self.process.statistic(times), self.process.expansion(times, what)
         return ready(row, u), level, *(A if A is None else ready(A, u) for A in field)
+
+    def _at(self, u: Tensor, t: float, what: str) -> tuple[Any, ...]:
+        """The coefficients of one field at a time, for states like u."""
+        grid = self._grid
+        if grid is not None and isinstance(u, Tensor) and (u.shape, u.dtype, u.device) == grid.like:
+            return grid.field(t, what)
+        self._admit(u)
+        return self.process.forms((self.process.noisy_time(t),), what, u)[0]
 
     def _field(self, u: Tensor, t: Tensor | float, what: str) -> Tensor:
         """A u + b eps with the coefficients of that field; one evaluation."""
@@ -164,7 +189,7 @@ class Problem(Frozen):
             raise WrongKind(f"e is {arguments.shown(e)}; it must be the noise prediction of u, {arguments.shown(u)}")
         lam = arguments.weight("lam", lam) if type(lam) is not float or lam else lam
         if is_number(t):
-            F, gain = self.process.velocity_factors(float(t), u)
+            F, gain = self._at(u, t, "velocity")  # type: ignore[arg-type]
         else:
             times = self.process.noisy(self.process.row_times(t, u)).to(u.device)
             F, gain = (ready(A(times), u) for A in (self.process.F, self.process.gain))
@@ -251,3 +276,41 @@ class _Count:
         self.n, self.like, self.met = 0, like, False
         self.keeps = False
         self.last: tuple[Any, ...] | None = None  # the last evaluation, for a run that is looked at step by step
+
+
+class _OnGrid:
+    """The coefficients of a run: those of all times of its grid at once, when the first is asked for."""
+
+    def __init__(self, process: Any, u: Tensor, times: Sequence[float], middles: Sequence[float]) -> None:
+        self.process, self.like = process, (u.shape, u.dtype, u.device)
+        self.u = torch.empty((*u.shape[:1], 0), dtype=u.dtype, device=u.device)
+        self.times, self.middles = times, middles
+        self.fields: dict[str, dict[float, Any]] = {}
+        self.steps: dict[tuple[float, float], tuple[float, float]] = {}
+
+    def field(self, t: float, what: str) -> tuple[Any, ...]:
+        """As ``process.forms``, at one time."""
+        fields = self.fields.get(what)
+        if fields is None:
+            times = [s for s in dict.fromkeys((*self.times, *self.middles)) if not self.process.singular(s)]
+            whole = t in times and len(times) * self.process.numbers <= AT_ONCE
+            known = zip(times, self.process.forms(times, what, self.u), strict=True) if whole else ()
+            self.fields[what] = fields = dict(known)
+        found = fields.get(t)
+        if found is None:
+            t = self.process.noisy_time(t)
+            found = self.process.forms((t,), what, self.u)[0]
+            if max(len(fields) - len(self.times), self.process.numbers) < MANY:
+                fields[t] = found
+        return found
+
+    def step(self, t: float, s: float) -> tuple[float, float]:
+        """As ``process.step``."""
+        found = self.steps.get((t, s))
+        if found is None:
+            pairs = [*pairwise(self.times), *zip(self.times, self.middles, strict=False)]
+            if self.steps or (t, s) not in pairs:
+                return self.process.step(t, s)
+            self.steps.update(zip(pairs, self.process.steps(*zip(*pairs, strict=True)), strict=True))
+            found = self.steps[t, s]
+        return found

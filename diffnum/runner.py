@@ -119,6 +119,8 @@ def method(
             problem.check(u)
             if extrapolates:
                 look(problem.process, name, function, grid, given)
+            if grid is not times:
+                problem = problem.run(u).on(u, grid)
             return function(problem, u, grid, **given)
 
         claims = {
@@ -319,7 +321,9 @@ class _Run:
     def start(self, options: dict[str, Any]) -> None:
         """Call the solver, which refuses what it refuses."""
         with torch.set_grad_enabled(self.gradients):
-            self.steps = self.solver(self.problem, self.u, Checked(self.times.tolist()), **options)
+            grid = Checked(self.times.tolist())
+            self.problem = self.problem.on(self.u, grid)
+            self.steps = self.solver(self.problem, self.u, grid, **options)
         if not isinstance(self.steps, Iterator):
             kind = type(self.steps).__name__
             raise DiffnumError(f"{self.name} returned {kind}; a solver is a generator: yield u after each step")

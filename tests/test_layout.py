@@ -27,6 +27,7 @@ FLOORS = {
     "arguments": -0.8,
     "ambient": -0.7,
     "weights": -1,
+    "kept": -0.6,
     "coefficients": 0,
     "dct": 0,
     "devices": -0.5,

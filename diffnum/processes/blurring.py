@@ -51,10 +51,10 @@ class Blurring(Diagonal):
     calm_start = False
 
     def __init__(self, shape: Sequence[int], blur_max: float = 10.0, d_min: float = 1e-3) -> None:
-        super().__init__()
         self.shape = arguments.sizes("shape", shape, 2, "a height and a width such as (32, 32)")[-2:]
         if self.shape[0] * self.shape[1] > LARGEST:
             raise ValueError(f"shape={self.shape} has more than {LARGEST} frequencies; use smaller images")
+        self.numbers = self.shape[0] * self.shape[1]
         self.blur_max = arguments.number("blur_max", blur_max, 0.0, 1e6, usual=10)
         self.d_min = arguments.number("d_min", d_min, above=0, high=1.0, usual=0.001)
         first = pi / 2 * OFFSET / SPAN

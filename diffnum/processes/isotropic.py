@@ -9,6 +9,7 @@
 | DPM-Solver | lambda | log_snr / 2 |
 """
 
+from collections.abc import Sequence
 from math import log
 
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor
 
 from diffnum import arguments
 from diffnum.errors import WrongKind
-from diffnum.processes.linear import Diagonal, inverse, remember, scalars
+from diffnum.kept import kept
+from diffnum.processes.linear import Diagonal, inverse, scalars
 from diffnum.processes.schedules import COSINE_RATIO, LARGEST_RATIO, Cosine, Linear, Table
+
+TINY = 1e-300  # at a later time no schedule has a noise level that rounds to 0
 
 
 class Isotropic(Diagonal):
@@ -25,11 +29,6 @@ class Isotropic(Diagonal):
 
     family = "isotropic"
     prior_std: float
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._levels: dict[float, tuple[float, float]] = {}
-        self._steps: dict[tuple[float, float], tuple[float, float]] = {}
 
     # What a subclass states, on float64 tensors.
     def _signal(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,13 +67,9 @@ class Isotropic(Diagonal):
         return self._signal(t)[1]
 
     def levels(self, t: float) -> tuple[float, float]:
-        """``(alpha, sigma)`` at time t as Python floats, cached."""
-        found = self._levels.get(t) if type(t) is float else None
-        if found is None:
-            t = self.check_time(t)
-            alpha, sigma = self._signal(self.at(t))
-            found = remember(self._levels, t, (alpha.item(), sigma.item()))
-        return found
+        """``(alpha, sigma)`` at time t as Python floats, kept."""
+        t = self.check_time(t)
+        return kept.get((self, "levels", t), lambda: tuple(level.item() for level in self._signal(self.at(t))))
 
     @scalars
     def log_snr(self, t: Tensor) -> Tensor:
@@ -94,22 +89,25 @@ class Isotropic(Diagonal):
         return self.time_of_log_snr(-2 * rho.log())
 
     def step(self, t: float, s: float) -> tuple[float, float]:
-        r"""Factors ``(psi, c)`` of the exact solution with frozen noise prediction, as cached Python floats.
+        r"""Factors ``(psi, c)`` of the exact solution with frozen noise prediction, as Python floats, kept.
 
         .. math:: x_s = \psi x_t + c \, e, \qquad \psi = \frac{\alpha_s}{\alpha_t}, \qquad
                   c = \alpha_s (\rho_s - \rho_t), \qquad \rho = \sigma/\alpha
         """
-        found = self._steps.get((t, s)) if type(t) is type(s) is float else None
-        if found is None:
-            t, s = self.check_time(t), self.check_time(s)
-            to, frm = self.at(s), self.at(t)
-            psi = self._log_change(to, frm).exp().item()
-            found = remember(self._steps, (t, s), (psi, self._noise_factor(to, frm).item()))
-        return found
+        return self.steps((self.check_time(t),), (self.check_time(s),))[0]
+
+    def steps(self, frm: Sequence[float], to: Sequence[float]) -> list[tuple[float, float]]:
+        """:meth:`step` for many pairs of times at once."""
+        frm, to = tuple(frm), tuple(to)
+        return kept.get((self, "steps", frm, to), lambda: self._factors(*map(self.at, (to, frm))))
+
+    def _factors(self, to: Tensor, frm: Tensor) -> list[tuple[float, float]]:
+        psi, c = self._log_change(to, frm).exp(), self._noise_factor(to, frm)
+        return list(zip(psi.tolist(), c.tolist(), strict=True))
 
     def singular(self, t: float) -> bool:
         """Whether there is no noise at time t."""
-        return self.levels(t)[1] == 0
+        return t < TINY and self.levels(t)[1] == 0
 
     # The same facts as matrices, shared with phase-space and per-frequency processes: (*t, 1, 1), float64.
     def F(self, t: Tensor | float) -> Tensor:
@@ -175,7 +173,6 @@ class VP(Isotropic):
     def __init__(
         self, beta_min: float = 0.1, beta_max: float = 20.0, *, schedule: Linear | Cosine | Table | None = None
     ) -> None:
-        super().__init__()
         if not (schedule is None or hasattr(schedule, "log_alpha")):
             raise WrongKind(f"schedule={arguments.shown(schedule)} is none, such as processes.schedules.Cosine()")
         self.schedule = Linear(beta_min, beta_max) if schedule is None else schedule
@@ -249,7 +246,6 @@ class VE(Isotropic):
     time_is_rho = True
 
     def __init__(self, sigma_max: float = 80.0) -> None:
-        super().__init__()
         top = arguments.number("sigma_max", sigma_max, above=self.t_end, high=LARGEST_RATIO, usual=80)
         self.t_max = self.prior_std = top
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from diffnum import arguments
 from diffnum.ambient import Frozen
-from diffnum.coefficients import Coefficient, act, ready
+from diffnum.coefficients import act, each
 from diffnum.devices import existing
 from diffnum.grids import FLOAT32
+from diffnum.kept import kept
 from diffnum.noise import PERTURB, PRIOR, Noise, Seeded, seed_from
 
 ROOTS = ("R", "L")
@@ -70,14 +71,6 @@ def tensor(name: str, value: Any) -> Tensor:
     return arguments.dense(name, value)
 
 
-def remember(cache: dict[Any, Any], key: Any, value: Any) -> Any:
-    """Keep a value in a cache of bounded size, and return it."""
-    if len(cache) >= 100_000:  # far more than any grid; an adaptive integrator asks for new times without end
-        cache.clear()
-    cache[key] = value
-    return value
-
-
 class LinearProcess(Frozen):
     """A linear diffusion process; a subclass states F, G, transition, mean, cov and the roots of the covariance.
 
@@ -90,14 +83,12 @@ class LinearProcess(Frozen):
     t_end: float
     t_limit = 1e18  # coefficients are defined beyond t_max, up to here
     unit: float | None = None  # time between two entries of a discrete table, None for a continuous schedule
+    numbers = 1  # in a coefficient
     time_is_rho = False  # whether t itself is sigma/alpha
     calm_start = True  # whether the noise prediction hardly changes with t near t_max; not where rho has a pole there
     # The papers' last step to clean data: "data" predicts them, "euler" is one step along the drift, "none" is none.
     ending = "data"
     final_lam: float | None = None  # weight of the noise in that drift; None: that of the equation solved so far
-
-    def __init__(self) -> None:
-        self._forms: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(t from 0 to {self.t_max:.6g})"
@@ -265,35 +256,33 @@ class LinearProcess(Frozen):
             t = t.clamp_max(self.t_max)
         return t.reshape(()) if t.numel() == 1 else t
 
-    def forms(
-        self, t: float, what: str, u: Tensor
-    ) -> tuple[Coefficient | None, float | Tensor, Coefficient | None, Coefficient | None]:
-        """:meth:`statistic` and :meth:`expansion` in the form that u meets, cached; None for the factors 1 and 0."""
-        key = (what, t, u.shape[0], u.dtype, u.device)
-        found = self._forms.get(key)
-        if found is None:
-            at = self._noisy(t)
-            with torch.inference_mode(False):  # a cached inference tensor would break autograd later
-                (row, level), field = self.statistic(at), self.expansion(at, what)
-                form = ready(row, u)
-                found = (
-                    None if isinstance(form, float) and form == 1 else form,
-                    level.item() if level.ndim == 0 else level,
-                    *(A if A is None else ready(A, u) for A in field),
-                )
-            remember(self._forms, key, found)
-        return found
+    def forms(self, times: Sequence[float], what: str, u: Tensor) -> list[tuple[Any, ...]]:
+        """The coefficients of a field at many times in the form that u meets; what no state changes is kept.
 
-    def velocity_factors(self, t: float, u: Tensor) -> tuple[Coefficient, Coefficient]:
-        r"""``(F, gain)`` of the probability-flow velocity :math:`F u + \tfrac12 G G^T R^{-T} \epsilon_R`, cached."""
-        key = ("velocity", t, len(u), u.dtype, u.device)
-        if key not in self._forms:
-            at = self._noisy(t)
-            with torch.inference_mode(False):
-                return remember(self._forms, key, (ready(self.F(at), u), ready(self.gain(at), u)))
-        return self._forms[key]
+        Args:
+            times: times of the process with noise in all directions.
+            what: "R", "L" or "score" for :meth:`statistic` and :meth:`expansion`, row, level, A and b (None for the
+                factors 1 and 0); "velocity" for F and :meth:`gain`.
+            u: a state.
+        """
+        times = tuple(times)
+        made = kept.get((self, what, times), lambda: self._forms(times, what))
+        if what == "velocity":
+            return list(zip(*(each(A, u) for A in made), strict=True))
+        row, level, *field = made
+        rows = [None if type(r) is float and r == 1 else r for r in each(row, u)]
+        levels = level.tolist() if level.ndim == 1 else level.unbind()
+        parts = ([None] * len(times) if A is None else each(A, u) for A in field)
+        return list(zip(rows, levels, *parts, strict=True))
 
-    def _noisy(self, t: float) -> float:
+    def _forms(self, times: tuple[float, ...], what: str) -> tuple[Tensor | None, ...]:
+        t = torch.tensor(times, dtype=torch.float64, device="cpu")
+        if what == "velocity":
+            return self.F(t), self.gain(t)
+        row, level = self.statistic(t)
+        return row, level, *self.expansion(t, what)
+
+    def noisy_time(self, t: float) -> float:
         """A time of the process at which there is noise in all directions."""
         t = self.check_time(t)
         if self.singular(t):

@@ -36,12 +36,12 @@ class PhaseSpace(LinearProcess):
     """What CLD and PSLD share: everything, once damping, mass, rate and initial covariance are given."""
 
     family = "phase_space"
+    numbers = 4
     ending = "euler"
     t_max = 1.0
     t_end = 1e-3
 
     def __init__(self, beta: tuple[float, float], Gamma: float, nu: float, kappa: float, eps: float) -> None:
-        super().__init__()
         self.beta_min, self.beta_max = beta
         self.Gamma, self.nu, self.mass = Gamma, nu, 4 / (nu - Gamma) ** 2
         eps = arguments.number("eps", eps, 0.0, MOST)
@@ -87,9 +87,9 @@ class PhaseSpace(LinearProcess):
         to, frm = self.at(to), self.at(frm)
         return self._psi((to - frm) * self.beta((to + frm) / 2))
 
-    def propagator(self, c: float) -> Tensor:
-        """The transition over a change c of b, ``(2, 2)``."""
-        return self._psi(_table(c))
+    def propagator(self, c: Tensor | float) -> Tensor:
+        """The transition over a change c of b, ``(*c, 2, 2)``."""
+        return self._psi(c if isinstance(c, Tensor) else _table(c))
 
     def mean(self, t: Tensor | float) -> Tensor:
         """Factor on the clean data, ``(*t, 2, 1)``: the first column of the transition from 0."""

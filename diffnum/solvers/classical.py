@@ -1,12 +1,13 @@
 r"""Classical methods on the probability-flow ODE itself, :math:`du/dt = v(u, t)`: what PNDM is compared with."""
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
-from diffnum.coefficients import adams_bashforth, adams_weights, combine
+from diffnum.coefficients import adams_bashforth, adams_table, combine
+from diffnum.kept import kept
 from diffnum.problem import Problem
 from diffnum.runner import EVERY, method
 from diffnum.solvers.ddim import improved_euler, runge_kutta, straight, transfer
@@ -68,6 +69,7 @@ def rk4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
 
     Order 4, four evaluations a step; it evaluates at the end, so it cannot end at t = 0. State ``(batch, *event)``.
     """
+    problem = problem.on(u, times, _middles(times))
     move = partial(straight, problem)
     for t, s in pairwise(times):
         bar = runge_kutta(problem.velocity, move, u, problem.velocity(u, t), t, (t + s) / 2, s)
@@ -76,16 +78,15 @@ def rk4(problem: Problem, u: Tensor, times: list[float]) -> Iterator[Tensor]:
         yield u
 
 
-@lru_cache(maxsize=64)
-def grid_weights(times: tuple[float, ...], order: int) -> list[tuple[float, ...]]:
-    """Adams-Bashforth weights of every step of a grid, newest first; none for the steps of the start."""
-    steps = enumerate(pairwise(times))
-    return [adams_weights(times[i - order + 1 : i + 1][::-1], t, s) if i >= order - 1 else () for i, (t, s) in steps]
+def _middles(times: list[float]) -> list[float]:
+    return [(t + s) / 2 for t, s in pairwise(times)]
 
 
 def _adams(problem: Problem, u: Tensor, times: list[float], order: int) -> Iterator[Tensor]:
     """Adams-Bashforth with the weights of the actual times, started with Runge-Kutta."""
-    move, past, weights = partial(straight, problem), [], grid_weights(tuple(times), order)
+    weights = kept.get((adams_table, tuple(times), order), lambda: adams_table(times, order))
+    problem = problem.on(u, times, _middles(times[:order]))
+    move, past = partial(straight, problem), []
     for (t, s), w in zip(pairwise(times), weights, strict=True):
         past = [problem.velocity(u, t), *past]
         bar = combine(w, past) if w else runge_kutta(problem.velocity, move, u, past[0], t, (t + s) / 2, s)
@@ -156,6 +157,7 @@ def fon(problem: Problem, u: Tensor, times: list[float], published: bool = False
             (where the process has one), and in the start-up every stage slope is taken at the step's own point and
             time, only its noise prediction at the stage. That start is not Runge-Kutta, and the order falls to 2.
     """
+    problem = problem.on(u, times, _middles(times[:4]))
     weights, past, unit = adams_bashforth(4), [], problem.process.unit
     drift: Callable[..., Tensor] = problem.drift
     if published and unit is not None:

@@ -102,8 +102,8 @@ def conjugate(
 
 def substeps(
     process: Any, times: Sequence[float], B: str, lam: float, K: str, *sequence: tuple[int | None, str]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For every step the coefficients of state and noise prediction, of substeps in sequence as one.
+) -> tuple[Tensor, Tensor]:
+    """For all steps the coefficients of state and noise prediction, of substeps in sequence as one.
 
     A substep is a row that moves (None for both) and its span: the "whole" step, or its "early" or "late" half.
     """
@@ -116,7 +116,7 @@ def substeps(
         # with one noise prediction for both, a substep after another is one affine map
         total = (linear, gain) if total is None else (linear @ total[0], linear @ total[1] + gain)
     assert total is not None
-    return zip(*total, strict=True)
+    return total
 
 
 @method(

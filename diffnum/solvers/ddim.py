@@ -38,7 +38,7 @@ def transfer(problem: Problem, u: Tensor, e: Tensor, t: float, s: float) -> Tens
 
     Source: Liu et al. 2022, arXiv:2202.09778, equation 11.
     """
-    return combine(problem.process.step(t, s), (u, e))
+    return combine(problem.step(t, s), (u, e))
 
 
 def straight(problem: Problem, u: Tensor, k: Tensor, t: float, s: float) -> Tensor:

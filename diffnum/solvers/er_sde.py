@@ -16,16 +16,17 @@ Every phi for which psi = phi(x)/x does not decrease gives an SDE with the margi
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from itertools import pairwise
-from math import exp, expm1, factorial, log, log10
+from math import factorial
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from diffnum.arguments import number, shown
-from diffnum.coefficients import GAUSS_NODES, GAUSS_WEIGHTS, combine, panels
+from diffnum.coefficients import combine, panels
+from diffnum.coefficients import quadrature as nodes_on
 from diffnum.errors import WrongKind
+from diffnum.kept import kept
 from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import method
@@ -39,9 +40,9 @@ noise_scales: dict[str, Scale] = {
     "x^2": lambda x: x,
     "x^1.5": lambda x: x**0.5,
     "x^2.5": lambda x: x**1.5,
-    "x(exp(-1/x)+10)": lambda x: exp(-1 / x) + 10,
-    "x^0.9 log10(1+100x^1.5)": lambda x: x**-0.1 * log10(1 + 100 * x**1.5),
-    "x(exp(x^0.3)+10)": lambda x: exp(x**0.3) + 10,
+    "x(exp(-1/x)+10)": lambda x: np.exp(-1 / x) + 10,
+    "x^0.9 log10(1+100x^1.5)": lambda x: x**-0.1 * np.log10(1 + 100 * x**1.5),
+    "x(exp(x^0.3)+10)": lambda x: np.exp(x**0.3) + 10,
 }
 
 CLIP = 1e-6  # published code takes a smaller variance for zero, in units of rho^2
@@ -72,16 +73,24 @@ class _Admissible:
     """psi, each value checked: positive, finite, and at no point below its value at a smaller one."""
 
     def __init__(self, phi: str | Scale) -> None:
-        self.psi, self.name, self.seen = noise_scale(phi), phi, dict[float, float]()
+        self.psi, self.name, self.seen = noise_scale(phi), phi, list[tuple[np.ndarray, np.ndarray]]()
 
-    def __call__(self, x: float) -> float:
-        if x not in self.seen:
-            try:
-                value = self.psi(x)
-            except ArithmeticError as error:
-                raise ValueError(f"phi={shown(self.name)}: psi({x:.6g}) fails ({error}); take another scale") from error
-            self.seen[x] = number(f"phi={shown(self.name)}: psi({x:.6g})", value, above=0)
-        return self.seen[x]
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):  # what is not finite is refused
+            value = on_array(self._checked if callable(self.name) else self.psi, x)
+        for wrong in np.flatnonzero(~(value > 0) | ~np.isfinite(value))[:1]:
+            self._number(x.flat[wrong], value.flat[wrong])
+        self.seen.append((x.ravel(), value.ravel()))
+        return value
+
+    def _checked(self, x: float) -> float:
+        try:
+            return self._number(x, self.psi(x))
+        except ArithmeticError as error:
+            raise ValueError(f"phi={shown(self.name)}: psi({x:.6g}) fails ({error}); take another scale") from error
+
+    def _number(self, x: float, value: Any) -> float:
+        return number(f"phi={shown(self.name)}: psi({x:.6g})", value, above=0)
 
     def check(self) -> None:
         """Look at all values so far.
@@ -89,12 +98,24 @@ class _Admissible:
         Raises:
             ValueError: psi decreases somewhere, so phi belongs to no SDE; the message says where.
         """
-        for (x, low), (y, high) in pairwise(sorted(self.seen.items())):
-            if high < low * (1 - 1e-13):
-                raise ValueError(
-                    f"phi={self.name!r} is not admissible: psi = phi(x)/x falls from {low:.6g} at x={x:.6g} to "
-                    f"{high:.6g} at x={y:.6g}: the SDE would need a negative variance; take one that never decreases"
-                )
+        x, value = (np.concatenate(part) for part in zip(*self.seen, strict=True))
+        order = np.argsort(x, kind="stable")
+        x, value = x[order], value[order]
+        for i in np.flatnonzero(value[1:] < value[:-1] * (1 - 1e-13))[:1]:
+            raise ValueError(
+                f"phi={self.name!r} is not admissible: psi = phi(x)/x falls from {value[i]:.6g} at x={x[i]:.6g} to "
+                f"{value[i + 1]:.6g} at x={x[i + 1]:.6g}: the SDE would need a negative variance; take one that never "
+                "decreases"
+            )
+
+
+def on_array(psi: Any, x: np.ndarray) -> np.ndarray:
+    """The values of a noise scale function: ours take arrays, those of others are asked number by number."""
+    if isinstance(psi, _Admissible):
+        return psi(x)
+    if psi in noise_scales.values():
+        return np.broadcast_to(np.asarray(psi(x), np.float64), x.shape)
+    return np.array([psi(float(v)) for v in x.flat], np.float64).reshape(x.shape)
 
 
 def taylor(psi: Scale, t: float, s: float, order: int, quadrature: str = "gauss") -> tuple[float, ...]:
@@ -112,62 +133,77 @@ def taylor(psi: Scale, t: float, s: float, order: int, quadrature: str = "gauss"
         quadrature: "gauss", to rounding, or "riemann100", the rule of the published code: 100 points, the left end of
             each interval. Its error does not shrink with the step.
     """
-    if s == 0:
-        return (0.0, 1.0) + (0.0,) * (order - 1)
-    bottom = psi(s)
-    r = s * bottom / (t * psi(t))
+    return tuple(term.item() for term in expansion(psi, np.array([t]), np.array([s]), order, quadrature))
+
+
+def expansion(psi: Any, t: np.ndarray, s: np.ndarray, order: int, quadrature: str = "gauss") -> list[np.ndarray]:
+    """:func:`taylor` for many steps from t to s at once, each term ``(n,)``."""
+    some = s > 0
+    if not some.all():  # a step to 0 lands on the data prediction
+        terms = [np.zeros(len(s)) for _ in range(order + 1)]
+        terms[1][:] = 1.0
+        for term, part in zip(terms, expansion(psi, t[some], s[some], order, quadrature), strict=True):
+            term[some] = part
+        return terms
+    bottom, top = on_array(psi, s), on_array(psi, t)
+    r = s * bottom / (t * top)
     if quadrature == "riemann100":
-        nodes = [s + k * (t - s) / 100 for k in range(100)]
-        sums = [s * bottom * (t - s) / 100 * sum((u - t) ** n / (u * psi(u)) for u in nodes) for n in range(order - 1)]
-        return (r, 1 - r, *((s - t) ** n / factorial(n) + sums[n - 1] for n in range(1, order)))
-    lost = lambda u: ((u - s) + s * (1 - bottom / psi(u))) / u  # noqa: E731  1 - w
-    terms = [0.0] * (order - 1)
-    for a, b in panels(s, t) if order > 1 else ():
-        for node, weight in zip(GAUSS_NODES.tolist(), GAUSS_WEIGHTS.tolist(), strict=True):
-            u = (a + b) / 2 + (b - a) / 2 * node
-            for n in range(1, order):
-                terms[n - 1] -= weight * (b - a) / 2 * (u - t) ** (n - 1) / factorial(n - 1) * lost(u)
-    return (r, lost(t), *terms)
+        u = s[:, None] + np.arange(100) * ((t - s) / 100)[:, None]
+        scale = s * bottom * (t - s) / 100
+        sums = [scale * ((u - t[:, None]) ** n / (u * on_array(psi, u))).sum(1) for n in range(order - 1)]
+        return [r, 1 - r, *((s - t) ** n / factorial(n) + sums[n - 1] for n in range(1, order))]
+    frozen = ((t - s) + s * (1 - bottom / top)) / t
+    if order == 1 or not len(s):
+        return [r, frozen, *(np.zeros(len(s)) for _ in range(order - 1))]
+    pieces, owner = panels(np.stack([s, t], 1))
+    u, measure = (part.numpy() for part in nodes_on(pieces))
+    start, end, least = t[owner, None], s[owner, None], bottom[owner, None]
+    lost = measure * ((u - end) + end * (1 - least / on_array(psi, u))) / u  # 1 - w
+    terms = [lost * (u - start) ** (n - 1) / factorial(n - 1) for n in range(1, order)]
+    return [r, frozen, *(-np.bincount(owner, term.sum(1), len(s)) for term in terms)]
 
 
 def grid_weights(
     process: Any,
     times: Sequence[float],
-    psi: Scale,
+    psi: Any,
     order: int,
     quadrature: str = "gauss",
     derivative: str = "corrected",
     clip_variance: bool = False,
 ) -> list[tuple[float, ...]]:
     """For every step the factors of the state, of the latest data predictions (newest first) and of the noise."""
-    ratios = [process.rho(t) for t in times]
-    table = []
-    for i, (t, s) in enumerate(pairwise(ratios)):
-        alpha_t, alpha_s = process.alpha(times[i]), process.alpha(times[i + 1])
-        r, frozen, *A = taylor(psi, t, s, min(order, i + 1) if s else 1, quadrature)
-        past = [frozen, 0.0, 0.0]
-        if A:
-            first = t - ratios[i - 1]
-            past[0] += A[0] / first
-            past[1] -= A[0] / first
-        if len(A) > 1:
-            second = ratios[i - 1] - ratios[i - 2]
-            # 2 (d_i - d_{i-1})/(t - t_{i-2}), and half a step of it repairs the first derivative
-            factor = (A[1] + (A[0] * first / 2 if derivative == "corrected" else 0.0)) * 2 / (t - ratios[i - 2])
-            past = [p + factor * c for p, c in zip(past, (1 / first, -1 / first - 1 / second, 1 / second), strict=True)]
-        variance = s**2 - t**2 * r**2 if clip_variance else -(s**2) * expm1(2 * log(psi(s) / psi(t))) if s else 0.0
-        if clip_variance and abs(variance) < CLIP:
-            variance = 0.0
-        past = past[: len(A) + 1]
-        table.append((alpha_s / alpha_t * r, *(alpha_s * w for w in past), alpha_s * max(variance, 0.0) ** 0.5))
-    return table
+    ratios, alpha = (level(list(times)).numpy() for level in (process.rho, process.alpha))
+    (t, s), n = (ratios[:-1], ratios[1:]), len(ratios) - 1
+    r, frozen, *A = expansion(psi, t, s, order, quadrature)
+    past = np.zeros((order, n))
+    past[0] = frozen
+    if len(A) > 0:
+        first = np.diff(ratios)[:-1]  # from the second step on
+        slope = A[0][1:] / first
+        past[:2, 1:] += slope, -slope
+    if len(A) > 1:
+        first, second, both = first[1:], first[:-1], ratios[2:-1] - ratios[:-3]
+        # 2 (d_i - d_{i-1})/(t - t_{i-2}), and half a step of it repairs the first derivative
+        factor = (A[1][2:] + (A[0][2:] * first / 2 if derivative == "corrected" else 0.0)) * 2 / both
+        past[:, 2:] += factor / first, -factor / first - factor / second, factor / second
+    if clip_variance:
+        variance = s**2 - t**2 * r**2
+        variance[np.abs(variance) < CLIP] = 0.0
+    else:
+        variance, some = np.zeros(n), s > 0
+        change = np.log(on_array(psi, s[some]) / on_array(psi, t[some]))
+        variance[some] = -(s[some] ** 2) * np.expm1(2 * change)
+    linear, noise = alpha[1:] / alpha[:-1] * r, alpha[1:] * np.sqrt(np.maximum(variance, 0.0))
+    rows = np.stack([linear, *(alpha[1:] * past), noise], 1).tolist()
+    known = [min(order, i + 1) if to else 1 for i, to in enumerate(s.tolist())]
+    return [(*row[: 1 + k], row[-1]) for row, k in zip(rows, known, strict=True)]
 
 
-@lru_cache(maxsize=64)
 def admissible_weights(
     process: Any, times: tuple[float, ...], phi: str | Scale, *options: Any
 ) -> list[tuple[float, ...]]:
-    """:func:`grid_weights` of a noise scale that is checked on the way; kept, for a grid is used more than once."""
+    """:func:`grid_weights` of a noise scale that is checked on the way."""
     psi = _Admissible(phi)
     table = grid_weights(process, times, psi, *options)
     psi.check()
@@ -251,8 +287,11 @@ def er_sde(
     Raises:
         ValueError: psi is not positive or decreases inside the grid: no SDE has this phi.
     """
-    weights_of = admissible_weights if isinstance(phi, str) else admissible_weights.__wrapped__  # a function may change
-    table = weights_of(problem.process, tuple(times), phi, order, quadrature, derivative, clip_variance)
+    key = (problem.process, tuple(times), phi, order, quadrature, derivative, clip_variance)
+    if isinstance(phi, str):
+        table = kept.get((admissible_weights, *key), lambda: admissible_weights(*key))
+    else:  # a function may change
+        table = admissible_weights(*key)
     random, past = any(weights[-1] for weights in table), []
     for t, (linear, *frozen, scale) in zip(times, table, strict=False):
         past = [problem.x0(u, t), *past[: order - 1]]

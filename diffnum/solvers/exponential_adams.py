@@ -31,7 +31,7 @@ azula's `zEAB, xEAB`   either      log_snr      the ramp
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from math import expm1, prod
 from typing import Any
@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 from diffnum.coefficients import combine, lagrange, time_quadrature
+from diffnum.kept import kept
 from diffnum.problem import Problem
 from diffnum.runner import method
 from diffnum.solvers.ddim import runge_kutta, transfer
@@ -137,9 +138,12 @@ def multistep(
     """The one loop of the family; the arguments of :func:`exponential_adams`, and the ``rule`` of :func:`table`."""
     field = problem.eps if prediction == "noise" else problem.x0
     known = (problem.process, tuple(times), order, variable, prediction)
-    predict, correct = table(*known, rule=rule), table(*known, ahead=True, rule=rule) if corrector else []
+    predict, correct = (
+        kept.get((table, *known, ahead, rule), partial(table, *known, ahead, rule)) if ahead <= corrector else []
+        for ahead in (False, True)
+    )
     classical = order - 1 if start == "runge_kutta" else 0
-    kept = order if corrector else order - 1  # of the past, while the network runs
+    length = order if corrector else order - 1  # of the past, while the network runs
     past: list[Tensor] = []
     before: Any = u if corrector else None  # where the last step began, once corrected
     for i, (t, s) in enumerate(pairwise(times)):
@@ -151,12 +155,11 @@ def multistep(
             u = classical_step(problem, u, new, t, s, prediction)
         else:
             u = combine(predict[i], (u, new, *past))
-        past = [new, *past][:kept]
+        past = [new, *past][:length]
         del new
         yield u
 
 
-@lru_cache(maxsize=128)
 def table(
     process: Any,
     times: tuple[float, ...],
@@ -177,9 +180,14 @@ def table(
             ``h B(h)/2``; "3m" for those of DPM-Solver++(3M) as published, "bh2" with half the curvature.
     """
     rows, log_ratio = [], (process.log_snr(times) / 2).tolist()
-    means = mean_values(process, times, order, variable, prediction, ahead)
-    for i, ((t, s), w) in enumerate(zip(pairwise(times), means, strict=True)):
-        (alpha_t, sigma_t), (_, sigma_s), (psi, c) = process.levels(t), process.levels(s), process.step(t, s)
+    if rule and order == 2 and not ahead:
+        means = [(1.0, 0.0)[: i + 1] for i in range(len(times) - 1)]  # only how many they are
+    else:
+        means = mean_values(process, times, order, variable, prediction, ahead)
+    levels = list(zip(*(level(list(times)).tolist() for level in (process.alpha, process.sigma)), strict=True))
+    steps = process.steps(times[:-1], times[1:])
+    for i, ((psi, c), w) in enumerate(zip(steps, means, strict=True)):
+        (alpha_t, sigma_t), (_, sigma_s) = levels[i], levels[i + 1]
         back = len(w) - ahead  # nodes from t on
         if rule and len(w) == 2 and sigma_s:
             w = _two_nodes(log_ratio[i - back + 1 : i + 2][::-1], prediction, ahead, "bh1" if rule == "bh1" else "bh2")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffnum.arguments import weight
-from diffnum.coefficients import combine, exponential_weights, on_grid
+from diffnum.coefficients import combine, exponential_table, on_grid
 from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import EVERY, method
@@ -56,22 +56,26 @@ MAGNIFIED = 1e4  # errors grow where they reach the end so many times as large
 VARIANCES = (0.0, 1 / 16, 1.0)  # of Gaussian data: a point, where noise decides longest, up to what images have
 
 
-def multistep(process: Any, times: Sequence[float], order: int, K: str, ahead: bool) -> list[list[Tensor]]:
-    """For every step the coefficients of the state and of the noise predictions; see ``exponential_weights``.
+def multistep(process: Any, times: Sequence[float], order: int, K: str, ahead: bool) -> tuple[list[Tensor], list[int]]:
+    """For all steps the coefficients of the state and of the noise predictions; see ``exponential_weights``.
 
-    With K = R a step uses fewer nodes than there are where :func:`lengths` says so.
+    With K = R a step uses fewer nodes than there are where :func:`lengths` says so. How many it uses is told too.
     """
     grid = torch.tensor(times, dtype=torch.float64, device="cpu")
     direct = process.transition(grid[1:], grid[:-1])
-    weights = exponential_weights(process, times, order, K)
-    nodes = lengths(process, times, direct, weights) if K == "R" else [len(C) for C in weights]
-    if ahead or nodes != [len(C) for C in weights]:
-        tables = {q: exponential_weights(process, times, q, K, ahead) for q in {order, *nodes}}
-        weights = [tables[order if q == len(C) else q][i] for i, (q, C) in enumerate(zip(nodes, weights, strict=True))]
-    return [[A, *C] for A, C in zip(direct, weights, strict=True)]
+    full = [min(order, i + 1) for i in range(len(direct))]
+    table = exponential_table(process, times, order, K)
+    nodes = lengths(process, times, direct, table) if K == "R" else full
+    if ahead:
+        table = exponential_table(process, times, order, K, ahead)
+    for q in set(nodes) - {order}:
+        fewer = [i for i, (a, b) in enumerate(zip(nodes, full, strict=True)) if a == q < b]
+        if fewer:
+            table[fewer, : q + ahead] = exponential_table(process, times, q, K, ahead)[fewer]
+    return [direct, *table.unbind(1)], [1 + q + ahead for q in nodes]
 
 
-def lengths(process: Any, times: Sequence[float], direct: Tensor, weights: Sequence[Tensor]) -> list[int]:
+def lengths(process: Any, times: Sequence[float], direct: Tensor, weights: Tensor) -> list[int]:
     r"""How many nodes each step uses: all there are, but fewer on a grid on which errors would grow.
 
     On Gaussian data of variance c an error :math:`\delta` of the state changes the noise prediction by
@@ -85,15 +89,14 @@ def lengths(process: Any, times: Sequence[float], direct: Tensor, weights: Seque
     the sum falls like the step, so that many steps show the full order. It matters where t crowds: from the prior of
     the cosine schedule a step in log-SNR is many times longer in t than the one before it.
     """
-    full, grid = [len(C) for C in weights], torch.tensor(times, dtype=torch.float64, device="cpu")
+    n, most = weights.shape[:2]
+    full, grid = [min(most, i + 1) for i in range(n)], torch.tensor(times, dtype=torch.float64, device="cpu")
     last = len(full) - process.singular(times[-1])  # no noise prediction answers to the errors of a step to no noise
     root, signal, cov = (f(grid[: last + 1]) for f in (process.rotation_root, process.mean, process.cov))
     inverse = torch.linalg.inv(root[1:])
 
-    def shares(weights: Sequence[Tensor]) -> Tensor:
-        old = [C[1:] for C in weights[:last]]
-        table = torch.stack([torch.cat([C, C.new_zeros(max(full) - len(C) - 1, *C.shape[1:])]) for C in old])
-        return (inverse[:, None] @ table).abs().sum(-1).flatten(2).amax(2).sum(1)
+    def shares(weights: Tensor) -> Tensor:
+        return (inverse[:, None] @ weights[:last, 1:]).abs().sum(-1).flatten(2).amax(2).sum(1)
 
     if max(full) == 1 or not last or bool((shares(weights) <= SHARE).all()):
         return full
@@ -101,15 +104,15 @@ def lengths(process: Any, times: Sequence[float], direct: Tensor, weights: Seque
     reached = [torch.zeros_like(answer[0])] * len(full)  # of the noise prediction at each node, in the final state
     onward = torch.eye(direct.shape[-1], dtype=torch.float64, device="cpu").expand_as(answer[0])
     for i in reversed(range(len(full))):
-        for j, C in enumerate(weights[i]):
+        for j, C in enumerate(weights[i, : full[i]]):
             reached[i - j] = reached[i - j] + onward @ C
         onward = onward @ direct[i] + reached[i] @ answer[i]
     if torch.stack(reached).abs().sum((0, -1)).max() <= MAGNIFIED:
         return full
     nodes = [1] * len(full)
     for q in range(2, max(full) + 1):
-        fits = shares(exponential_weights(process, times, q)) <= SHARE
-        nodes = [q if len(C) >= q and (i >= last or fits[i]) else nodes[i] for i, C in enumerate(weights)]
+        fits = shares(exponential_table(process, times, q)) <= SHARE
+        nodes = [q if full[i] >= q and (i >= last or fits[i]) else nodes[i] for i in range(n)]
     return nodes
 
 

@@ -13,14 +13,15 @@ nodes :math:`\rho(t_i)` that are not uniform. That one fact caps the order at 2 
 and at 1 on rough ones, where neighbouring steps stay unequal however many there are.
 """
 
-from collections.abc import Iterator
-from functools import lru_cache, partial
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
-from diffnum.coefficients import adams_bashforth, adams_weights, combine
+from diffnum.coefficients import adams_bashforth, adams_table, combine
+from diffnum.kept import kept
 from diffnum.problem import Problem
 from diffnum.runner import method
 from diffnum.solvers.ddim import improved_euler, runge_kutta, transfer
@@ -29,32 +30,33 @@ PAPER = "Liu et al. 2022, arXiv:2202.09778"
 MIDPOINTS = ("t", "sigma")  # as published; in the middle of rho
 
 
-@lru_cache(maxsize=4096)
-def middle(process: Any, t: float, s: float, midpoint: str) -> float:
-    """Time of the Runge-Kutta stages: half way in t, as published, or half way in sigma/alpha."""
+def middles(process: Any, times: Sequence[float], midpoint: str) -> list[float]:
+    """Times of the Runge-Kutta stages in every step: half way in t, as published, or half way in sigma/alpha."""
     if midpoint == "t":
-        return (t + s) / 2
-    rho_t, rho_s = (sigma / alpha for alpha, sigma in map(process.levels, (t, s)))
-    return process.time_of_rho((rho_t + rho_s) / 2)
+        return [(t + s) / 2 for t, s in pairwise(times)]
+
+    def made() -> list[float]:
+        rho = process.rho(list(times))
+        return process.time_of_rho((rho[1:] + rho[:-1]) / 2).tolist()
+
+    return kept.get((middles, process, tuple(times)), made)
 
 
-@lru_cache(maxsize=64)
 def grid_weights(
-    process: Any, times: tuple[float, ...], order: int, variable: str, ramp: bool = False
+    process: Any, times: Sequence[float], order: int, variable: str, ramp: bool = False
 ) -> list[tuple[float, ...]]:
     """Weights of every step of a grid for :func:`pndm_variable`, newest first.
 
     The first steps have the weights of a ``ramp``, or none, for a start of another kind.
     """
-    ratios = [sigma / alpha for alpha, sigma in map(process.levels, times)]
+    ratios = process.rho(list(times)).tolist()
     nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
     kinks = process.rho(process.knots).tolist() if theta and process.unit else ()
-    return [
-        adams_weights(nodes[max(i - order + 1, 0) : i + 1][::-1], ratios[i], ratios[i + 1], theta, kinks)
-        if ramp or i >= order - 1
-        else ()
-        for i in range(len(times) - 1)
-    ]
+    weights = adams_table(nodes, order, ratios, theta, kinks)
+    if ramp:
+        for q in range(1, min(order, len(times))):
+            weights[q - 1] = adams_table(nodes[: q + 1], q, ratios[: q + 1], theta, kinks)[-1]
+    return weights
 
 
 def _in_rho(choice: str, process: Any, in_time: str) -> bool:
@@ -79,9 +81,11 @@ def prk(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t") ->
     Order 2, because the stages stand in the middle of t and not of :math:`\rho`; order 4 with ``midpoint="sigma"``,
     which is the classical method for :math:`dy/d\rho = \epsilon`. Four evaluations a step; it cannot end at t = 0.
     """
+    inner = middles(problem.process, times, midpoint)
+    problem = problem.on(u, times, inner)
     move = partial(transfer, problem)
-    for t, s in pairwise(times):
-        bar = runge_kutta(problem.eps, move, u, problem.eps(u, t), t, middle(problem.process, t, s, midpoint), s)
+    for (t, s), m in zip(pairwise(times), inner, strict=True):
+        bar = runge_kutta(problem.eps, move, u, problem.eps(u, t), t, m, s)
         u = transfer(problem, u, bar, t, s)
         del bar
         yield u
@@ -142,12 +146,14 @@ def f_pndm(problem: Problem, u: Tensor, times: list[float], midpoint: str = "t")
     error of order 3, so small from the usual start that 4 is what one sees first. n + 9 evaluations; below four steps
     all are pseudo Runge-Kutta. State ``(batch, *event)``.
     """
+    inner = middles(problem.process, times[:4], midpoint)
+    problem = problem.on(u, times, inner)
     move, weights, past = partial(transfer, problem), adams_bashforth(4), []
     for i, (t, s) in enumerate(pairwise(times)):
         e = problem.eps(u, t)
         past = [e, *past]
         if i < 3:
-            bar = runge_kutta(problem.eps, move, u, e, t, middle(problem.process, t, s, midpoint), s)
+            bar = runge_kutta(problem.eps, move, u, e, t, inner[i], s)
         else:
             bar = combine(weights, past)
         u, past = transfer(problem, u, bar, t, s), past[:3]
@@ -259,12 +265,15 @@ def pndm_variable(
     Raises:
         ValueError: an option outside these.
     """
-    process, move, past = problem.process, partial(transfer, problem), []
-    weights = grid_weights(process, tuple(times), order, variable, start == "ramp")
-    for (t, s), w in zip(pairwise(times), weights, strict=True):
+    process, key = problem.process, (problem.process, tuple(times), order, variable, start == "ramp")
+    inner = middles(process, times[:order], "sigma")
+    weights = kept.get((grid_weights, *key), lambda: grid_weights(*key))
+    problem = problem.on(u, times, inner)
+    move, past = partial(transfer, problem), []
+    for i, ((t, s), w) in enumerate(zip(pairwise(times), weights, strict=True)):
         e = problem.eps(u, t)
         past = [e, *past]
-        bar = combine(w, past) if w else runge_kutta(problem.eps, move, u, e, t, middle(process, t, s, "sigma"), s)
+        bar = combine(w, past) if w else runge_kutta(problem.eps, move, u, e, t, inner[i], s)
         u, past = transfer(problem, u, bar, t, s), past[: order - 1]
         del bar
         yield u

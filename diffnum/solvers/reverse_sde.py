@@ -7,7 +7,7 @@ For every :math:`\lambda \ge 0` the equation
 solved from large t to small t, has the marginals of the process (Song et al. 2021, arXiv:2011.13456, for 0 and 1).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -55,14 +55,13 @@ def euler_maruyama(
         yield u
 
 
-def euler_weights(process: Any, times: Sequence[float], lam: float) -> Iterable[tuple[Tensor, ...]]:
-    """For every step of :func:`euler_maruyama` the coefficients of state, noise prediction and draw."""
+def euler_weights(process: Any, times: Sequence[float], lam: float) -> tuple[Tensor, ...]:
+    """For all steps of :func:`euler_maruyama` the coefficients of state, noise prediction and draw."""
     grid = torch.tensor(times, dtype=torch.float64, device="cpu")
     F = process.F(grid[:-1])
     h = -grid.diff().reshape(-1, *(1,) * (F.ndim - 1))
     unit = torch.eye(F.shape[-1], dtype=torch.float64, device="cpu")
-    factors = unit - h * F, -h * (1 + lam**2) * process.gain(grid[:-1]), lam * h.sqrt() * process.G(grid[:-1])
-    return zip(*factors, strict=True)
+    return unit - h * F, -h * (1 + lam**2) * process.gain(grid[:-1]), lam * h.sqrt() * process.G(grid[:-1])
 
 
 def frozen_data(problem: Problem, u: Tensor, times: list[float], lam: float, noise: Noise) -> Iterator[Tensor]:
@@ -79,14 +78,14 @@ def frozen_data(problem: Problem, u: Tensor, times: list[float], lam: float, noi
         yield u
 
 
-def frozen_weights(process: Any, times: Sequence[float], lam: float) -> Iterable[tuple[Tensor, ...]]:
-    """For every step of :func:`frozen_data` the coefficients of state, noise prediction and draw."""
+def frozen_weights(process: Any, times: Sequence[float], lam: float) -> tuple[Tensor, ...]:
+    """For all steps of :func:`frozen_data` the coefficients of state, noise prediction and draw."""
     grid = torch.tensor(times, dtype=torch.float64, device="cpu")
     frm, to = grid[:-1], grid[1:]
     through, P = process.reverse_step(to, frm, lam)
     direct = process.transition(to, frm)
     gain = (through - direct) @ process.rotation_root(frm)
-    return zip(direct, gain, lower_root(P), strict=True)
+    return direct, gain, lower_root(P)
 
 
 def frozen_clock(process: Any, lam: float = 1.0) -> Callable[[float], float]:
@@ -153,9 +152,8 @@ def ddim_eta(problem: Problem, u: Tensor, times: list[float], eta: float = 1.0, 
 @lru_cache(maxsize=64)
 def eta_weights(process: Any, times: tuple[float, ...], eta: float) -> list[tuple[float, float, float]]:
     """For every step of :func:`ddim_eta` the factors of state, noise prediction and draw."""
-    weights = []
-    for t, s in pairwise(times):
-        (keep, gain), (_, sigma_t), (_, sigma_s) = process.step(t, s), process.levels(t), process.levels(s)
+    weights, sigma = [], process.sigma(list(times)).tolist()
+    for (keep, gain), (sigma_t, sigma_s) in zip(process.steps(times[:-1], times[1:]), pairwise(sigma), strict=True):
         q = sigma_s / (keep * sigma_t)  # the ratio of the levels rho
         # sqrt(1 - eta^2 (1 - q^2)) - 1 without its cancellation
         lost = eta**2 * (1 - q**2)

@@ -21,7 +21,6 @@ the last score) is our definition.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from math import exp, expm1
 from typing import Any
@@ -81,13 +80,8 @@ def parts(process: Any, w: float) -> Parts:
 
 def steps(process: Any, times: Sequence[float]) -> Iterator[tuple[float, float, float]]:
     """``(t, s, h)`` for every step: from, to, and the change of b, which is positive."""
-    return iter(_steps(process, tuple(times)))
-
-
-@lru_cache(maxsize=64)
-def _steps(process: Any, times: tuple[float, ...]) -> list[tuple[float, float, float]]:
     b = process.clock(torch.tensor(times, dtype=torch.float64, device="cpu")).tolist()
-    return [(t, s, now - then) for (t, s), (now, then) in zip(pairwise(times), pairwise(b), strict=True)]
+    return ((t, s, now - then) for (t, s), (now, then) in zip(pairwise(times), pairwise(b), strict=True))
 
 
 # The sequences of substeps that methods share; names read from left to right.
@@ -125,16 +119,16 @@ def BAO(p: Parts, h: float, u: Tensor, s: Tensor, z: Tensor, lam_s: float) -> Te
 
 def matrices(
     process: Any, times: Sequence[float], w: float, step: Callable[..., Tensor], inputs: int, *options: Any
-) -> Iterator[tuple[Tensor, ...]]:
-    """For every step of a grid the matrices of a linear ``step(p, h, *inputs, *options)``, to be kept by ``on_grid``.
+) -> tuple[Tensor, ...]:
+    """For all steps of a grid the matrices of a linear ``step(p, h, *inputs, *options)``, to be kept by ``on_grid``.
 
     Substeps that share a score are linear in state, score and draw together; their matrices are what they do to unit
     vectors.
     """
     unit = torch.eye(2 * inputs, dtype=torch.float64, device="cpu")
     p, units = parts(process, w), unit.view(2 * inputs, inputs, 2).unbind(1)
-    for _, _, h in steps(process, times):
-        yield step(p, h, *units, *options).mT.split(2, dim=1)
+    whole = torch.stack([step(p, h, *units, *options) for _, _, h in steps(process, times)]).mT
+    return whole.split(2, dim=2)
 
 
 # ------------------------------------------------------------------------------------------------- deterministic
@@ -413,8 +407,8 @@ def sscs(problem: Problem, u: Tensor, times: list[float], *, noise: Noise) -> It
         yield u
 
 
-def symmetric(process: Any, times: Sequence[float]) -> Iterator[tuple[Tensor, ...]]:
-    """For every step of :func:`sscs` the matrices of its first half, and of the score part and the second half as one.
+def symmetric(process: Any, times: Sequence[float]) -> tuple[Tensor, ...]:
+    """For all steps of :func:`sscs` the matrices of its first half, and of the score part and the second half as one.
 
     These are E and L for state and draw, then those for state, score and draw.
     """
@@ -422,8 +416,10 @@ def symmetric(process: Any, times: Sequence[float]) -> Iterator[tuple[Tensor, ..
     unit = torch.eye(2, dtype=torch.float64, device="cpu")
     # the transition of the process with the rotation reversed
     mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64, device="cpu"))
-    for _, _, h in steps(process, times):
-        E = mirror @ process.propagator(h / 2) @ mirror
-        L = lower_root(stationary - E @ stationary @ E.mT + 1e-9 * unit)
-        pull = torch.diag(h * unit.new_tensor([process.Gamma, process.mass * process.nu]))
-        yield E, L, E @ (unit + pull @ stationary.inverse()), E @ pull, L
+    h = torch.tensor([h for _, _, h in steps(process, times)], dtype=torch.float64, device="cpu")
+    E = mirror @ process.propagator(h / 2) @ mirror
+    L = lower_root(stationary - E @ stationary @ E.mT + 1e-9 * unit)
+    pull = h[:, None, None] * torch.diag(
+        torch.tensor([process.Gamma, process.mass * process.nu], dtype=torch.float64, device="cpu")
+    )
+    return E, L, E @ (unit + pull @ stationary.inverse()), E @ pull, L
