@@ -223,8 +223,10 @@ def _combine_into(out: Tensor, weights: Sequence[float], states: Sequence[Tensor
 @lru_cache(maxsize=2**14)  # about 10 MB
 def _scalar(value: float, double: bool) -> Tensor:
     """A number as a tensor without axes. A product makes one anew from a Python float, which is a third of its cost."""
-    with torch.inference_mode(False):
-        return torch.tensor(value, dtype=torch.float64 if double else torch.float32, device="cpu")
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return _scalar.__wrapped__(value, double)
+    return torch.scalar_tensor(value, dtype=torch.float64 if double else torch.float32, device="cpu")
 
 
 @unrounded
