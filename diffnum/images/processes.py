@@ -138,7 +138,9 @@ class Team:
         return self.size == 1 or self._claim(self.store, status)
 
     def _part(self) -> None:
-        """Leave. The first may keep the store, and goes last."""
+        """Leave. The first may keep the store, and goes last; the others listen no more, for the store may go with it."""
+        if not self.first:
+            self._over.set()
         self.store.set(f"left/{self.rank}", "")
         everybody = [f"left/{rank}" for rank in range(self.size)]
         while self.first and not self.store.check(everybody):

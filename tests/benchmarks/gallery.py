@@ -297,7 +297,7 @@ def smoothed(net: Network) -> Network:
     r"""The network with its embedding of the noise label averaged over :math:`\lambda` (a Gaussian of width WIDTH)."""
     inner = copy.deepcopy(net._net(torch.device("cpu"), torch.float64))
     inner.embed, inner.freq = Averaged(inner), torch.ones(1, dtype=torch.float64)
-    nets = {(torch.device("cpu"), torch.float64): inner}
+    nets = {(torch.device("cpu"), torch.float64, False): inner}
     return net.changed(_nets=nets, sha256=f"{net.sha256}, smoothed {WIDTH}")
 
 
