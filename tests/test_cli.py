@@ -114,7 +114,7 @@ def test_results_come_before_words(tmp_path, monkeypatch, words, out):
 def test_a_reader_that_has_gone_is_no_error(tmp_path):
     """`| head -1`: a quiet end, the result kept, and the status that the work deserves."""
     for words, status in ((["--help"], 0), (["order", "--solver", "ddim", "--steps", "80,160"], 0),
-                          (["order", "--solver", "prk", "--steps", "2,4", "--grid", "uniform"], 1)):  # fmt: skip
+                          (["order", "--solver", "ab4", "--steps", "2,4", "--grid", "uniform"], 1)):  # fmt: skip
         read, write = os.pipe()
         os.close(read)
         run = subprocess.run(
