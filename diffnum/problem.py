@@ -73,7 +73,7 @@ class Problem(Frozen):
         return self.changed(_counts=[count, *self._counts])
 
     def last_x0(self) -> Tensor | None:
-        """The clean prediction of the last evaluation of a run that :func:`diffnum.runner.steps` looks at; no evaluation."""
+        """The clean prediction of the last evaluation of a run of :func:`diffnum.runner.steps`; no evaluation."""
         if self._counts[0].last is None:
             return None
         x, level, out, clean = self._counts[0].last
@@ -94,7 +94,7 @@ class Problem(Frozen):
         return self.changed(_grid=_OnGrid(self.process, u, times, middles))
 
     def step(self, t: float, s: float) -> tuple[float, float]:
-        """The factors of :meth:`~diffnum.processes.isotropic.Isotropic.step`: exact with a frozen noise prediction."""
+        """The factors of ``process.step``: exact with a frozen noise prediction."""
         return self.process.step(t, s) if self._grid is None else self._grid.step(t, s)
 
     def __repr__(self) -> str:

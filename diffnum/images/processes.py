@@ -138,7 +138,7 @@ class Team:
         return self.size == 1 or self._claim(self.store, status)
 
     def _part(self) -> None:
-        """Leave. The first may keep the store, and goes last; the others listen no more, for the store may go with it."""
+        """Leave. The first may keep the store, and goes last; the others listen no more, since it may go."""
         if not self.first:
             self._over.set()
         self.store.set(f"left/{self.rank}", "")
