@@ -83,7 +83,7 @@ def test_a_file_of_samplers_and_one_that_fails_among_them(tmp_path):
     assert [row["sampler"] for row in rows] == ["euler", "euler", "broken", "half"] and seen[-1] == (3, 4)
     assert rows[0]["order"] == pytest.approx(1, abs=0.15) and rows[0]["nfe"] == [20, 40, 80]
     assert rows[2]["order"] is None and "on purpose" in rows[2]["remarks"][0]
-    assert rows[3]["claim"] == 2 and any("claims order 2, shows 1" in said for said in rows[3]["remarks"])
+    assert rows[3]["claim"] == 2 and any("claims order 2, shows" in said for said in rows[3]["remarks"])
     for text in (report.markdown(rows), report.html(rows)):
         assert "on purpose" in text and "euler" in text
     (tmp_path / "empty.py").write_text("x = 1\n")
