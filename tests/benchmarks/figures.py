@@ -9,7 +9,6 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from diffnum.coefficients import act, exponential_weights, lagrange
 from diffnum.files import write
 from diffnum.measure.analysis import ladder, rms
 from diffnum.noise import Seeded
+from tests.benchmarks.gallery import LABEL, STARTS, TOP
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "book" / "_static" / "moving"
@@ -270,16 +270,7 @@ def still_phase(data: dict[str, Any]) -> None:
 # ----------------------------------------------------------------------------------------------------------- gallery
 
 
-def windows(picture: Any) -> tuple[list[int], list[int], int]:
-    """Left edges, top edges and size of the small images of a contact sheet, which white lines part."""
-    dark = np.asarray(picture.convert("RGB")).min(2) < 250
-    rows = [y for y in range(len(dark)) if dark[y, 240:].mean() > 0.3]
-    tops = [y for before, y in pairwise([-9, *rows]) if y > before + 1]
-    inside = dark[tops[0] : tops[0] + 60].mean(0)
-    columns = [x for x in range(len(inside)) if inside[x] > 0.95]
-    lefts = [x for before, x in pairwise([-9, *columns]) if x > before + 1]
-    size = columns[-1] - lefts[-1] + 1
-    return lefts, tops, size
+SIZE, PITCH, EDGE = 64, 66, 2  # of the small pictures of a sheet: how large, how far apart, how far from its edge
 
 
 @figure
@@ -287,18 +278,19 @@ def gallery() -> dict[str, Any]:
     """Where the small pictures of the gallery's sheet lie, and the stored errors beside them."""
     stored = json.loads((ROOT / "book" / "results" / "gallery.json").read_text("utf-8"))
     with Image.open(STILLS / "gallery_pseudo.png") as picture:
-        lefts, tops, size = windows(picture)
         shape = picture.size
     rows = {
         row["name"]: [{"nfe": run["nfe"], "error": run.get("error"), "lost": run["lost"]} for run in row["runs"]]
         for row in stored["gallery"]["pseudo"]
     }
     names = [*rows, "reference"]
-    if len(tops) != len(names) or len(lefts) != 2 * len(stored["budgets"]):
-        raise ValueError(f"the sheet has {len(tops)} rows and {len(lefts)} columns; run make gallery first")
+    tops = [TOP + EDGE + PITCH * i for i in range(len(names))]
+    lefts = [LABEL + EDGE + PITCH * i for i in range(STARTS * len(stored["budgets"]))]
+    if shape != (lefts[-1] + PITCH, tops[-1] + PITCH):
+        raise ValueError(f"the sheet has {shape} pixels, which is not the size of {len(names)} rows; run make gallery")
     return {
         "budgets": stored["budgets"], "rows": rows, "top": dict(zip(names, tops, strict=True)), "left": lefts,
-        "size": size, "width": shape[0], "height": shape[1],
+        "size": SIZE, "width": shape[0], "height": shape[1],
     }  # fmt: skip
 
 

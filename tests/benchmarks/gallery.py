@@ -45,6 +45,7 @@ OUT = ROOT / "book" / "results" / "gallery.json"
 SHEETS = ROOT / "book" / "images"
 KEPT = ROOT / ".runs" / "gallery"
 SEED, STARTS = 0, 2
+LABEL, TOP = 230, 40  # pixels of a contact sheet left of its pictures and above them
 BUDGETS = (5, 10, 20, 50, 100)
 PLACES = {"vp": "VP", "psld": "PSLD", "cld": "CLD"}
 GRIDS = {"vp": "log_snr", "psld": "quadratic", "cld": "quadratic", "blurring": "quadratic"}
@@ -194,7 +195,7 @@ def draw(sheet: str) -> Path:
         names.append("reference")
         tiles += [reference(shared.pop())[0].float().clamp(-1, 1)] * len(BUDGETS)
     picture = plots.sheet(torch.cat(tiles), STARTS * len(BUDGETS), scale=2)
-    width, height, dpi, label, top = *picture.size, 150, 230, 40
+    width, height, dpi, label, top = *picture.size, 150, LABEL, TOP
     figure = plt.figure(figsize=((width + label) / dpi, (height + top) / dpi), dpi=dpi, layout="none")
     axes = figure.add_axes((label / (width + label), 0, width / (width + label), height / (height + top)))
     axes.imshow(np.asarray(picture), interpolation="nearest")
