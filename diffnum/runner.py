@@ -34,6 +34,19 @@ class Checked(list[float]):
 EVERY = ("isotropic", "phase_space", "blurring")  # families of processes
 
 
+def from_prior(process: Any, first: float | None) -> bool:
+    """Whether a claim of order is about runs from the prior: the first time is the process's own, or none is named."""
+    return first is None or process is None or first > 0.999 * process.t_max
+
+
+def still_start(grid: str, process: Any, first: float | None) -> bool:
+    """Whether noise predictions stand still in the first steps, so that a short history there costs no order.
+
+    They do from the prior, but where rho rises like a tangent (``calm_start``), on grids uniform in log-SNR alone.
+    """
+    return from_prior(process, first) and (grid == "log_snr" or getattr(process, "calm_start", True))
+
+
 def method(
     *,
     order: int | Callable[..., int] | None = None,

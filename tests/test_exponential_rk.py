@@ -7,8 +7,9 @@ import torch
 import diffnum as dn
 from diffnum import checks, grids
 from diffnum.derive import exponential_rk as derive
+from diffnum.kept import kept
 from diffnum.measure.analysis import standard_problem
-from diffnum.solvers.exponential_rk import STAGES, grid_steps, one_step, slope_gain
+from diffnum.solvers.exponential_rk import STAGES, one_step, slope_gain
 
 PREDICTIONS = {"noise": -1, "data": 1}
 
@@ -70,8 +71,8 @@ def test_point_mass_and_steps_to_zero(order, prediction):
 def test_a_second_stage_elsewhere_is_caught(vp, monkeypatch):
     """Broken on purpose: r2 = 1/2."""
     monkeypatch.setitem(STAGES, 3, (1 / 4, 1 / 2))
-    grid_steps.cache_clear()
+    kept.clear()
     checks.assert_catches(lambda: checks.measure(vp.problem, "exponential_rk", vp.u, "log_snr"))
     monkeypatch.undo()
-    grid_steps.cache_clear()
+    kept.clear()
     checks.measure(vp.problem, "exponential_rk", vp.u, "log_snr")

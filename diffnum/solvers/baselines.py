@@ -13,7 +13,7 @@ claimed below is that on grids that end above 0.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffnum.arguments import weight
 from diffnum.coefficients import combine
+from diffnum.kept import kept
 from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import method
@@ -80,8 +81,9 @@ def edm_churn(problem: Problem, u: Tensor, times: list[float], churn: float = 1.
     inflated (its S_noise is 1) nor kept to a range of levels.
     """
     process, move, n = problem.process, partial(transfer, problem), len(times) - 1
-    for t, s in pairwise(times):
-        h, factors = churned(process, t, min(churn / n, 2**0.5 - 1))
+    gamma = min(churn / n, 2**0.5 - 1)
+    levels = kept.get((churned, process, tuple(times), gamma), lambda: [churned(process, t, gamma) for t in times[:-1]])
+    for (h, factors), s in zip(levels, times[1:], strict=True):
         u = combine(factors, (u, noise(u)))
         e = problem.eps(u, h)
         if not process.singular(s):
@@ -90,7 +92,6 @@ def edm_churn(problem: Problem, u: Tensor, times: list[float], churn: float = 1.
         yield u
 
 
-@lru_cache(maxsize=4096)
 def churned(process: Any, t: float, gamma: float) -> tuple[float, tuple[float, float]]:
     """The time at which the level is 1 + gamma times as high, and the factors of state and draw that lead there."""
     alpha, sigma = process.levels(t)

@@ -29,7 +29,7 @@ from diffnum.errors import WrongKind
 from diffnum.kept import kept
 from diffnum.noise import Noise
 from diffnum.problem import Problem
-from diffnum.runner import method
+from diffnum.runner import from_prior, method
 
 PAPER = "Cui et al. 2023, arXiv:2309.06169"
 Scale = Callable[[float], float]
@@ -227,8 +227,8 @@ def _order(
     """Order of the ODE, weak order of the SDEs: the published quadrature caps both at 1, the first steps at 2."""
     if quadrature == "riemann100":
         return 1
-    still = first is None or process is None or first > 0.999 * process.t_max
-    return order if _is_ode(phi) and derivative == "corrected" and still else min(order, 2)
+    whole = _is_ode(phi) and derivative == "corrected" and from_prior(process, first)
+    return order if whole else min(order, 2)
 
 
 def _clock(process: Any, phi: str | Scale = "x(exp(x^0.3)+10)", **options: Any) -> Callable[[float], float]:

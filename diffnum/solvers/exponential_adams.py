@@ -42,7 +42,7 @@ from torch import Tensor
 from diffnum.coefficients import combine, lagrange, time_quadrature
 from diffnum.kept import kept
 from diffnum.problem import Problem
-from diffnum.runner import method
+from diffnum.runner import method, still_start
 from diffnum.solvers.ddim import runge_kutta, transfer
 
 VARIABLES, PREDICTIONS = ("log_snr", "rho", "t"), ("noise", "data")
@@ -62,9 +62,7 @@ def _order(
     """Observed order: that of the weights, capped by the start where the predictions change there (see `gddim`)."""
     if start == "analytic":
         return 1  # the guess is wrong by an amount that does not shrink; from the prior by so little that it hides
-    still = first is None or process is None or first > 0.999 * process.t_max
-    calm = grid == "log_snr" or getattr(process, "calm_start", True)
-    capped = start == "ramp" and not (still and calm)
+    capped = start == "ramp" and not still_start(grid, process, first)
     return min(order, 2 if capped else 4) + corrector
 
 

@@ -13,7 +13,6 @@ there from the first step, on any grid, and a step may follow another solver.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import pairwise
 from math import expm1, factorial, inf
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from diffnum.coefficients import combine
+from diffnum.kept import kept
 from diffnum.problem import Problem
 from diffnum.runner import method
 
@@ -41,7 +41,6 @@ def slope_gain(z: float) -> float:
     return sum(z**k / factorial(k + 1) for k in range(1, 15))
 
 
-@lru_cache(maxsize=64)
 def grid_steps(process: Any, times: tuple[float, ...], order: int, prediction: str) -> list[Step]:
     """The stages and weights of every step of :func:`exponential_rk`; a step to no noise has no stage."""
     steps = []
@@ -108,7 +107,8 @@ def exponential_rk(
         prediction: what runs on a straight line, "noise" (DPM-Solver) or "data" (DPM-Solver++, singlestep).
     """
     predict = problem.eps if prediction == "noise" else problem.x0
-    for t, step in zip(times, grid_steps(problem.process, tuple(times), order, prediction), strict=False):
+    key = problem.process, tuple(times), order, prediction
+    for t, step in zip(times, kept.get((grid_steps, *key), lambda: grid_steps(*key)), strict=False):
         past, moved = [predict(u, t)], u
         for place, weights in zip((*step.times, None), step.weights, strict=True):
             moved = combine(weights, (u, *past))

@@ -25,7 +25,7 @@ from diffnum.arguments import weight
 from diffnum.coefficients import combine, exponential_table, on_grid
 from diffnum.noise import Noise
 from diffnum.problem import Problem
-from diffnum.runner import EVERY, method
+from diffnum.runner import EVERY, method, still_start
 from diffnum.solvers.reverse_sde import frozen_clock, frozen_data
 
 PAPER = "Zhang, Tao and Chen 2023, arXiv:2206.05564"
@@ -45,9 +45,7 @@ def _order(
     where rho rises like a tangent (the cosine schedule, blurring), unless the grid is uniform in log-SNR.
     """
     family = getattr(process, "family", "phase_space")
-    still = first is None or process is None or first > 0.999 * process.t_max
-    calm = grid == "log_snr" or getattr(process, "calm_start", True)
-    capped = not (still and calm) or (K == "L" and family == "phase_space")
+    capped = not still_start(grid, process, first) or (K == "L" and family == "phase_space")
     return min(order, 2 if capped else 4) + (corrector is not None)
 
 

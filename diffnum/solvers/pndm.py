@@ -23,7 +23,7 @@ from torch import Tensor
 from diffnum.coefficients import adams_bashforth, adams_table, combine
 from diffnum.kept import kept
 from diffnum.problem import Problem
-from diffnum.runner import method
+from diffnum.runner import method, still_start
 from diffnum.solvers.ddim import improved_euler, runge_kutta, transfer
 
 PAPER = "Liu et al. 2022, arXiv:2202.09778"
@@ -223,9 +223,7 @@ def _variable_order(
     first: float | None = None,
 ) -> int:
     """The ramp caps the order at 2 unless the noise stands still at the start; see `gddim`."""
-    still = first is None or process is None or first > 0.999 * process.t_max
-    calm = grid == "log_snr" or getattr(process, "calm_start", True)
-    return order if start == "runge_kutta" or (still and calm) else min(order, 2)
+    return order if start == "runge_kutta" or still_start(grid, process, first) else min(order, 2)
 
 
 @method(

@@ -8,7 +8,6 @@ solved from large t to small t, has the marginals of the process (Song et al. 20
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from diffnum.arguments import share, weight
 from diffnum.coefficients import combine, lower_root, on_grid
+from diffnum.kept import kept
 from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import EVERY, method
@@ -144,12 +144,12 @@ def ddim_eta(problem: Problem, u: Tensor, times: list[float], eta: float = 1.0, 
         eta: from 0 to 1.
         noise: source of standard normal draws.
     """
-    for t, w in zip(times, eta_weights(problem.process, tuple(times), eta), strict=False):
+    key = problem.process, tuple(times), eta
+    for t, w in zip(times, kept.get((eta_weights, *key), lambda: eta_weights(*key)), strict=False):
         u = combine(w, (u, problem.eps(u, t), noise(u)))
         yield u
 
 
-@lru_cache(maxsize=64)
 def eta_weights(process: Any, times: tuple[float, ...], eta: float) -> list[tuple[float, float, float]]:
     """For every step of :func:`ddim_eta` the factors of state, noise prediction and draw."""
     weights, sigma = [], process.sigma(list(times)).tolist()
