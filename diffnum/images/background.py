@@ -13,13 +13,12 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from diffnum.errors import DiffnumError
-from diffnum.images.processes import ALONE, Team, quiet
+from diffnum.images.processes import ALONE, SILENCE, Team, quiet
 
 PATIENCE = 3.0  # seconds that one of several processes leaves to the others
 WAIT = 0.5  # seconds that a request waits for a step, or a file, that is just being finished
@@ -123,7 +122,8 @@ class Stopping:
             if ended.is_set() or not (number or (self.team.first and self.file.exists())):
                 continue
             if not self.team.first:  # the first has the state
-                time.sleep(PATIENCE)
+                self.team.ending(PATIENCE)
+                self.team.leave()
                 os._exit(128 + number)
             group_priority(0)  # the last steps need not wait
             text, cause = "a step was just being finished; the last checkpoint stands", names.get(number)
@@ -137,7 +137,7 @@ class Stopping:
                 print(f"stopped by {cause or f'the file {self.file}'}: {text}", file=sys.stderr, flush=True)
                 sys.stdout.flush()
                 if self.team.size > 1 and self.team.end(128 + number if number else 0):
-                    time.sleep(PATIENCE)  # the others look once a second
+                    self.team.leave(SILENCE)  # the others look once a second, and on a busy machine later
             finally:  # also when nobody reads what is said
                 os._exit(128 + number if number else 0)
 

@@ -78,6 +78,7 @@ class Team:
         self.rank, self.size, self.store = rank, size, store
         self.tick: Callable[[], object] = lambda: None  # called once a second
         self._calls, self._done, self._over, self._once = 0, 0.0, threading.Event(), threading.Lock()
+        self._status: int | None = None  # with which this process is leaving a run that another has ended
 
     @property
     def first(self) -> bool:
@@ -137,22 +138,30 @@ class Team:
         """End the others with a status, unless they are ending already; whether this was the first to say so."""
         return self.size == 1 or self._claim(self.store, status)
 
+    def leave(self, patience: float = 0.0) -> None:
+        """Say that this process goes. The first keeps the store, and waits for the others so many seconds at most."""
+        until = time.monotonic() + patience
+        with suppress(RuntimeError):  # the store may have gone
+            self.store.set(f"left/{self.rank}", "")
+            everybody = [f"left/{rank}" for rank in range(self.size)]
+            while self.first and not self.store.check(everybody) and time.monotonic() < until:
+                time.sleep(POLL)
+
     def _part(self) -> None:
-        """Leave. The first may keep the store, and goes last; the others listen no more, since it may go."""
+        """Leave at the end of the run. The others listen no more, since the first may go."""
         if not self.first:
             self._over.set()
-        self.store.set(f"left/{self.rank}", "")
-        everybody = [f"left/{rank}" for rank in range(self.size)]
-        while self.first and not self.store.check(everybody):
-            time.sleep(POLL)
+        self.leave(LONG.total_seconds())
 
     def _key(self, what: str) -> str:
         """A new key, the same in all processes, which make the same calls in the same order."""
         self._calls += 1
         return f"{what}/{self._calls}"
 
-    def _ending(self, patience: float = 0.0) -> int | None:
+    def ending(self, patience: float = 0.0) -> int | None:
         """The status with which another has ended the run, if one has, or does so within some seconds."""
+        if self._status is not None:
+            return self._status
         until = time.monotonic() + patience
         with suppress(RuntimeError):  # the store may have gone
             while not self.store.check(["ended"]):
@@ -179,7 +188,9 @@ class Team:
                 self.tick()
                 store.add(f"beat/{self.rank}", 1)
                 if store.check(["ended"]):
-                    status = int(store.get("ended").decode().split()[1])
+                    by, status = map(int, store.get("ended").decode().split())
+                    if by == self.rank:  # whoever ends the run sees to its own end
+                        continue
                 elif (beat := store.add(f"beat/{neighbour}", 0)) != heard:
                     heard, since = beat, time.monotonic()
                     continue
@@ -199,7 +210,10 @@ class Team:
     def _leave(self, status: int) -> None:
         """End this process: in an orderly way if it listens, or else hard."""
         _told.set()
-        if status:
+        self._status = status
+        if not status:  # before the first goes, or its going would look like a failure
+            self.leave()
+        else:
             _thread.interrupt_main(signal.SIGTERM)
             self._over.wait(GRACE)
         sys.stdout.flush()
@@ -245,14 +259,14 @@ def team() -> Iterator[Team]:
         if type(error).__name__ == "Exit":  # of the command line, and no failure
             raise
         gone = isinstance(error, RuntimeError) and any(word in str(error) for word in BROKEN)
-        if (gone or isinstance(error, dist.DistError)) and found._ending(GRACE) is None:
+        if (gone or isinstance(error, dist.DistError)) and found.ending(GRACE) is None:
             error = DiffnumError(f"another process of the run has gone, or the connection to it; {AGAIN}")
         if not found.end(1):
-            status = found._ending()
+            status = found.ending()
             raise SystemExit(1 if status is None else status) from None
         raise error from None
     except SystemExit:
-        if found._ending() is not None:
+        if found.ending() is not None:
             _told.set()
         raise
     finally:
