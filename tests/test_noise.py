@@ -230,7 +230,7 @@ SOURCES = {
 }
 STOCHASTIC = [
     name for name, f in dn.solvers.registry.items()
-    if draws_noise(f) and "isotropic" in f.families and name != "dpmpp_2m_sde"  # its history makes pieces another method
+    if draws_noise(f) and "isotropic" in f.families and name != "dpmpp_2m_sde"  # in pieces it has no history
 ]  # fmt: skip
 ONE_NODE = {"er_sde": {"order": 1, "phi": "x^2"}, "sa_solver": {"order": 1, "corrector": False}}
 
