@@ -62,7 +62,7 @@ def deficit(phi: str, steps: int, order: int = 1) -> float:
     "Any noise level h(t) in the reverse equation keeps the marginals",
     where="section 3.1, proposition 1",
     kind="proposition",
-    page="er-sde-theory",
+    page="thm-reversing-family",
     derived="diffnum.derive.er_sde.family_residual",
 )
 def any_noise_keeps_marginals() -> Verdict:
@@ -111,7 +111,7 @@ def phi_is_free() -> Verdict:
     "The semi-linear SDE has an exact solution, for VE and for VP",
     where="propositions 2 and 3",
     kind="proposition",
-    page="er-sde-theory",
+    page="prop-er-sde-exact",
     derived="diffnum.derive.er_sde.exact_solution_residuals",
 )
 def exact_solution() -> Verdict:
@@ -130,7 +130,7 @@ def exact_solution() -> Verdict:
     "The noise term is sampled exactly",
     where="propositions 2 and 3",
     kind="proposition",
-    page="er-sde-theory",
+    page="prop-er-sde-exact",
     derived="diffnum.derive.er_sde.noise_variance_residuals",
 )
 def noise_is_exact() -> Verdict:
@@ -211,7 +211,7 @@ def vp_on_a_par() -> Verdict:
     "Solver k has order k",
     where="section 3.3, theorem on convergence",
     kind="theorem",
-    page="er-sde-theory",
+    page="thm-er-sde-noise",
     derived="diffnum.derive.er_sde.local_error",
 )
 def solver_k_has_order_k() -> Verdict:
@@ -238,7 +238,7 @@ def solver_k_has_order_k() -> Verdict:
     "On Gaussian data orders 2 and 3 have weak order 2, whatever the ratios of the steps (ours)",
     where="not in the paper",
     kind="theorem",
-    page="er-sde-theory",
+    page="thm-er-sde-noise",
     derived="diffnum.derive.er_sde.weak_defects",
 )
 def weak_order_two() -> Verdict:
@@ -258,7 +258,7 @@ def weak_order_two() -> Verdict:
     "The published third-order solver converges with order 3",
     where="section 3.3; algorithm 3",
     kind="theorem",
-    page="er-sde-theory",
+    page="thm-er-sde-ode",
     derived="diffnum.derive.er_sde.local_error",
 )
 def third_order() -> Verdict:
@@ -271,7 +271,7 @@ def third_order() -> Verdict:
     "With the missing half step it is of order 3 from every start (ours)",
     where="not in the paper",
     kind="implicit",
-    page="er-sde-theory",
+    page="thm-er-sde-ode",
     derived="diffnum.derive.er_sde.local_error",
 )
 def repaired_from_every_start() -> Verdict:
@@ -329,7 +329,7 @@ def hundred_points() -> Verdict:
     "FEI: the ODE is fast because its error of one step is the least, and FEI ranks the noise scales",
     where="section 3.4",
     kind="headline",
-    page="er-sde-theory",
+    page="prop-er-sde-deficit",
     derived="diffnum.derive.er_sde.variance_deficit_residual",
 )
 def fei_ranks() -> Verdict:

@@ -93,7 +93,7 @@ def fresh_last_time() -> Verdict:
     "Local errors of Verlet, reduced and naive, are of higher order",
     where=REVIEWS,
     kind="theorem",
-    page="splitting-order-theorem",
+    page="thm-splitting-order",
     derived="diffnum.derive.psld.local_error",
 )
 def local_errors_of_verlet() -> Verdict:
@@ -124,7 +124,7 @@ def local_errors_of_verlet() -> Verdict:
     "Velocity Verlet keeps the second order that it has in mechanics",
     where=f"{REVIEWS}; implicit in the name",
     kind="implicit",
-    page="splitting-order-theorem",
+    page="thm-splitting-order",
     derived="diffnum.derive.psld.local_error",
 )
 def verlet_second_order() -> Verdict:
@@ -141,7 +141,7 @@ def verlet_second_order() -> Verdict:
     "OBA, BAO, OBAB and SSCS, symmetric to look at, are of weak order 2",
     where=f"{REVIEWS}; implicit in the symmetry",
     kind="implicit",
-    page="splitting-theory",
+    page="prop-splitting-weak",
 )
 def weak_orders() -> Verdict:
     found = {s: weak_slope(s) for s in ("oba", "bao", "obab", "sscs", "reduced_oba", "reduced_bao", "reduced_obab")}
@@ -174,7 +174,7 @@ def lambda_s_helps() -> Verdict:
     "With lambda_s other than 1 a bias stays, an integral of the reverse drift (ours)",
     where="not in the paper",
     kind="proposition",
-    page="splitting-theory",
+    page="prop-splitting-bias",
     derived="diffnum.derive.psld.bias_residuals",
 )
 def bias_of_lambda_s() -> Verdict:
@@ -248,6 +248,7 @@ def roba_beats() -> Verdict:
     where=f"abstract; {REVIEWS}",
     kind="headline",
     page="conjugate-splitting-claims",
+    derived="diffnum.derive.psld.lambda_substep_residuals",
 )
 def conjugate_splitting_best() -> Verdict:
     verlet, settings = {n: at_budget("reduced_velocity_verlet", n) for n in BUDGETS}, {}
