@@ -83,6 +83,7 @@ FLOORS = {
     "claims": 6.6,
     "classroom": 6.6,
     "cli.common": 7,
+    "cli.shared": 7.05,
     "cli": 7.1,
     "cli.__init__": 7.2,
     "__main__": 7.3,
@@ -200,6 +201,33 @@ def relative(path: Path) -> str:
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_floors(path):
     assert not floor_violations(path), "\n".join(floor_violations(path))
+
+
+FACTORIES = {"tensor", "as_tensor", "zeros", "ones", "full", "empty", "eye", "arange", "linspace", "rand", "randn"} | {
+    *("randint", "randperm"),
+}
+# Programs of their own, where nobody else sets a default device.
+PROGRAMS = {"claims", "classroom", "cli", "audit"}
+
+
+def unplaced(source: str) -> list[str]:
+    """Tensors that a text makes on the default device of torch, which is the caller's to choose."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return [
+        ast.unparse(call)
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) == "torch"
+        and call.func.attr in FACTORIES
+        and not any(keyword.arg == "device" for keyword in call.keywords)
+    ]
+
+
+def test_no_tensor_is_made_on_the_default_device():
+    assert unplaced("torch.zeros(3); torch.ones(2, device=u.device); u.new_zeros(2)") == ["torch.zeros(3)"]
+    files = [p for p in SOURCES if not PROGRAMS & set(p.relative_to(PACKAGE).parts)]
+    found = [f"{path.relative_to(ROOT)}: {call}" for path in files for call in unplaced(path.read_text("utf-8"))]
+    assert not found, "\n".join(found)
 
 
 def test_floor_rule_catches_what_it_forbids(monkeypatch, tmp_path):
