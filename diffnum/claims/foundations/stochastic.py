@@ -29,7 +29,7 @@ def mixture() -> tuple[dn.Problem, torch.Tensor]:
     "Euler-Maruyama has strong order 1/2",
     where="Kloeden and Platen 1992, theorem 10.2.2",
     kind="theorem",
-    page="reverse-sde-claims",
+    page="thm-reverse-sde-strong",
 )
 def strong_order_half() -> Verdict:
     exact, start = mixture()
@@ -44,7 +44,7 @@ def strong_order_half() -> Verdict:
     "Weak order 1 on every linear process",
     where="Kloeden and Platen 1992, theorem 14.1.5",
     kind="theorem",
-    page="reverse-sde-claims",
+    page="thm-reverse-sde-weak",
     derived="diffnum.derive.reversing.weak_local_errors",
 )
 def weak_order_one() -> Verdict:
