@@ -80,7 +80,9 @@ def nodes_raise_stochastic_order() -> Verdict:
             given = {"order": q, "tau": tau, "corrector": False}
             found[tau, q] = analysis.weak_convergence(exact, "sa_solver", rule, (160, 320), **given).order
     shown = {tau: ", ".join(f"{found[tau, q]:.2f}" for q in (1, 2, 3)) for tau in (1.0, 0.0)}
-    saw = f"weak order with 1, 2, 3 nodes from rho = 3: with noise {shown[1.0]}; without (the ramp caps it) {shown[0.0]}"
+    saw = (
+        f"weak order with 1, 2, 3 nodes from rho = 3: with noise {shown[1.0]}; without (the ramp caps it) {shown[0.0]}"
+    )
     two = all(abs(found[1.0, q] - q) < 0.15 for q in (1, 2))
     three = abs(found[1.0, 3] - 3) < 0.3
     numbers = {f"tau_{tau:g}_order_{q}": v for (tau, q), v in found.items()}
