@@ -44,7 +44,8 @@ REQUIRED = {
         conjugate-transform b-zero-on-vp-is-ddim b-zero-is-gddim b-zero-is-deis exponential-of-integral
         lambda-ddim-better second-type-best best-lambda-shrinks stability-theorem mixed-score
         naive-splitting-poor score-reuse fresh-last-time local-errors-of-verlet verlet-second-order
-        weak-orders lambda-s-helps bias-of-lambda-s roba-beats conjugate-splitting-best conjugacy-hurts-stochastic fids""",
+        weak-orders lambda-s-helps bias-of-lambda-s roba-beats conjugate-splitting-best
+        conjugacy-hurts-stochastic fids""",
     "folklore": """
         dpmpp-3m-third-order spacings-converge start-up-is-a-bug float32-tables-suffice
         denoise-to-zero-costs-nothing""",
