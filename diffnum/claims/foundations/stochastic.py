@@ -67,6 +67,29 @@ def weak_order_one() -> Verdict:
 
 
 @claim(
+    "A stochastic Adams method with q nodes has order q",
+    where="Xue et al. 2023, arXiv:2309.05019, theorem 5.1: for the part of the error that is not due to noise",
+    kind="implicit",
+    page="exponential-noise",
+)
+def nodes_raise_stochastic_order() -> Verdict:
+    exact, rule = line(0.5), analysis.standard_problem().grid
+    found = {}
+    for tau in (1.0, 0.0):
+        for q in (1, 2, 3):
+            given = {"order": q, "tau": tau, "corrector": False}
+            found[tau, q] = analysis.weak_convergence(exact, "sa_solver", rule, (160, 320), **given).order
+    shown = {tau: ", ".join(f"{found[tau, q]:.2f}" for q in (1, 2, 3)) for tau in (1.0, 0.0)}
+    saw = (
+        f"weak order with 1, 2, 3 nodes from rho = 3: with noise {shown[1.0]}; without (the ramp caps it) {shown[0.0]}"
+    )
+    two = all(abs(found[1.0, q] - q) < 0.15 for q in (1, 2))
+    three = abs(found[1.0, 3] - 3) < 0.3
+    numbers = {f"tau_{tau:g}_order_{q}": v for (tau, q), v in found.items()}
+    return conditional("q is at most 2", two, three, saw, numbers)
+
+
+@claim(
     "Ancestral sampling is Euler-Maruyama on the reverse SDE",
     where="Song et al. 2021, arXiv:2011.13456, appendix E",
     kind="implicit",
