@@ -273,8 +273,8 @@ def er_sde(
 
     with the first and second derivative of the data prediction from its last values, fewer in the first steps and one
     in a step to 0. For the ODE (``phi="x"``) the order is 1, 2, 3; for every SDE of the family the strong order is 1
-    and the weak order of mean and variance at least 1, 2, 2. One evaluation and one draw a step; for the ODE none. State
-    ``(batch, *event)``.
+    and the weak order of mean and variance at least 1, 2, 2. One evaluation and one draw a step; for the ODE none.
+    State ``(batch, *event)``.
 
     Args:
         order: 1, 2 or 3.
