@@ -19,10 +19,10 @@ import torch
 import diffnum as dn
 from diffnum import grids, noise
 from diffnum.denoisers import network as nets
+from diffnum.denoisers.prediction import KINDS
 from diffnum.denoisers.unet import Config, UNet
 from diffnum.devices import existing
 from diffnum.errors import Unchangeable
-from diffnum.denoisers.prediction import KINDS
 from diffnum.kept import kept
 from diffnum.measure import analysis, plots
 from diffnum.measure.checks import assert_exact
