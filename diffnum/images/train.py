@@ -14,6 +14,7 @@ import signal
 import sys
 
 if __name__ == "__main__":  # before torch is loaded: a request to stop is one line from the first moment on
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: (os.write(2, b"stopped before the start\n"), os._exit(128 + n)))
 
