@@ -1,5 +1,6 @@
 """Errors of the noise prediction: how far each deterministic solver magnifies them, and what is said about it."""
 
+import random
 import warnings
 
 import pytest
@@ -54,6 +55,32 @@ def test_a_run_that_magnifies_errors_warns_and_no_other(name, process, options):
 @pytest.mark.parametrize(("name", "process", "options"), CASES, ids=str)
 def test_what_the_warning_advises_is_stable(name, process, options):
     assert growth(PROCESSES[process], name, grids.log_snr(PROCESSES[process], 50), 1e-6, **options) < BOUND
+
+
+def test_what_is_not_tried_is_stable():
+    """Grids that count as tame, of other ends, lengths and schedules: every solver as it is by default."""
+    processes = (dn.VP(), dn.VE(), dn.VP(0.05, 40), dn.VP(0.1, 10), dn.VE(1000), dn.VE(10))
+    grown, chance = {}, random.Random(0)
+    names = [name for name, solver in registry.items() if solver.kind == "ode" and "isotropic" in solver.families]
+    while len(grown) < 150:
+        process, grid, n = (
+            chance.choice(processes),
+            chance.choice((*GRIDS, "sigma", "alternating")),
+            chance.randrange(4, 100),
+        )
+        times = getattr(grids, grid)(process, n, t_end=process.t_end * chance.choice((0.1, 1, 3, 10)))
+        if stability.tame(process, times.tolist()):
+            name = chance.choice(names)
+            grown[name, str(process), grid, n] = growth(process, name, times, 1e-6)
+    assert max(grown.values()) < BOUND, max(grown.items(), key=lambda entry: entry[1])
+
+
+def test_options_are_tried_on_every_grid():
+    """Order 3 of the noise with a corrector: half a million times, on a grid on which the default is stable."""
+    process = dn.VP(0.05, 40)
+    times = grids.log_snr(process, 20)
+    assert warns(process, "unipc", times, {"order": 3, "prediction": "noise"})
+    assert not warns(process, "unipc", times, {}) and stability.tame(process, times.tolist())
 
 
 @pytest.mark.parametrize(("name", "process", "grid", "n"), STEEP, ids=str)

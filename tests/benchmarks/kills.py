@@ -132,7 +132,8 @@ class Command:
         results = [sorted(file.name for file in place.iterdir()) for place in (folder, right)]
         assert results[0] == results[1], results
         for file in right.glob("*.json"):
-            assert file.read_bytes() == (folder / file.name).read_bytes(), file.name
+            one, other = (json.loads((place / file.name).read_text()) for place in (right, folder))
+            assert one | {"version": ""} == other | {"version": ""}, file.name  # the checkout may change meanwhile
 
 
 class Training(Command):
