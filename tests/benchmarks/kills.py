@@ -174,7 +174,7 @@ def trial(command: Command, chance: random.Random, life: float, place: Path, rig
         time.sleep(chance.uniform(0, life))
         hit = team.alive()
         victims = hit if chance.random() < 1 / 3 else [team.pids[chance.randrange(size)]]
-        alone = chance.random() < 1 / 4  # nobody tells the others, as torchrun would
+        alone = chance.random() < 1 / 8  # nobody tells the others, as torchrun would
         team.send(signal.SIGKILL, victims)
         kills += bool(set(victims) & set(hit))
         if not team.ended(processes.SILENCE + 2 if alone else 0.1):
@@ -200,7 +200,7 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     named.network = lambda *_: Cheap(PAUSE)
-    processes.BEAT, processes.SILENCE, processes.GRACE = 0.1, 5.0, 1.0
+    processes.BEAT, processes.GRACE = 0.2, 1.0  # silence is as long as ever: the machine may be busy
     wrong = 0
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
