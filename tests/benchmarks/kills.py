@@ -148,10 +148,12 @@ class Training(Command):
 
         def run() -> None:
             with train.told():
-                print(train.train(
+                path = train.train(
                     data=self.data, out=out, size=TINY, batch=12, warmup=2, images=BUDGET - BUDGET % 12, amp=False,
                     device="cpu", validation_images=8, save_every=0.0, resume=True, average=100,
-                ))  # fmt: skip
+                )  # fmt: skip
+            if not processes.quiet():
+                print(path)
 
         return run
 
