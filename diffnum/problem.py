@@ -89,7 +89,7 @@ class Problem(Frozen):
         Args:
             u: a state.
             times: the grid, checked.
-            middles: a further time inside each of the first steps, for stages.
+            middles: further times, for stages: one inside each of the first steps, where steps begin or end there.
         """
         return self.changed(_grid=_OnGrid(self.process, u, times, middles))
 

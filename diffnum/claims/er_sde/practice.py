@@ -7,7 +7,7 @@ import torch
 import diffnum as dn
 from diffnum import grids
 from diffnum.claims.er_sde.settings import DEFAULT, PUBLISHED, Biased, deficit, ode
-from diffnum.claims.measure import gaussian_line, quality, table
+from diffnum.claims.measure import distances, gaussian_line, quality, table
 from diffnum.claims.verdicts import Verdict, claim, conditional, not_tried, several, verdict
 from diffnum.measure import analysis
 from diffnum.solvers import noise_scales
@@ -128,10 +128,7 @@ def scale_in_between_best() -> Verdict:
         for n in (10, 20, 50)
         for other in ("ODE", "SDE")
     }
-    saw = "distance less that of the other: " + ", ".join(
-        f"{k} {p.numbers['limit']:.1f} [{p.numbers['low']:.1f}, {p.numbers['high']:.1f}]" for k, p in pairs.items()
-    )
-    return several(pairs, saw, {k.replace(" against ", "_"): p.numbers["limit"] for k, p in pairs.items()})
+    return distances(pairs, "distance less that of the other")
 
 
 @claim(

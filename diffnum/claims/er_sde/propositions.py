@@ -6,7 +6,7 @@ import torch
 import diffnum as dn
 from diffnum import grids
 from diffnum.claims.er_sde.settings import ode, strong, weak
-from diffnum.claims.measure import gaussian_line, problem, slopes, table, zero
+from diffnum.claims.measure import gaussian_line, left, problem, slopes, table, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, verdict
 from diffnum.denoisers import targets
 from diffnum.derive import er_sde as derive
@@ -203,7 +203,7 @@ def weak_order_two() -> Verdict:
     found = {(k, g): weak("x^1.5", k, grid=g).order for k in (1, 2, 3) for g in ("log_snr", "alternating")}
     shown = {g: ", ".join(f"{found[k, g]:.2f}" for k in (1, 2, 3)) for g in ("log_snr", "alternating")}
     saw = (
-        f"SymPy leaves {'nothing' if rest[2] and rest[3] else 'a rest'} of mean and variance up to h^2; slopes for "
+        f"{left(rest[2] and rest[3])} of mean and variance up to h^2; slopes for "
         f"orders 1, 2, 3: {shown['log_snr']} on smooth grids, {shown['alternating']} on steps that alternate 1 to 3"
     )
     second = {k: rest[k] and all(found[k, g] > 1.8 for g in ("log_snr", "alternating")) for k in (1, 2, 3)}
