@@ -57,7 +57,7 @@ QUICK_RIGHT = {"pseudo", "maruyama"}
 QUICK_WRONG = {
     "ddim_claiming_two", "in_place", "hidden_choice", "cached_grid", "one_too_many", "own_grid", "by_name", "stub",
     "a_list",
-    "batch_of_four", "own_end", "weights_without_sum",
+    "batch_of_four", "own_end", "weights_without_sum", "kept_on_the_process", "shared_noise", "turned_over", "squeezed",
 }  # fmt: skip
 QUICK_HARM = {
     "exits at once",
@@ -230,12 +230,14 @@ def test_a_class_is_graded_and_goes_on_where_it_was_stopped(command, tmp_path):
     for student, text in (("ada", HARMFUL["is a stub"][0]), ("bob", HARMFUL["syntax"][0])):
         (folder / student).mkdir(parents=True)
         (folder / student / "work.py").write_text(text, encoding="utf-8")
-    status, out, err = command("check", "submissions", "--out", "table.csv")
+    book = ("--book", "https://example.org/book/")
+    status, out, err = command("check", "submissions", "--out", "table.csv", *book)
     assert status == 1 and "0 of 2 files passed" in out, out + err
     rows = table_of(tmp_path / "table.csv")
     assert [row["file"] for row in rows] == ["ada/work.py", "bob/work.py"]
     assert "stub" in rows[0]["reason"] and "SyntaxError" in rows[1]["reason"]
-    assert "bob/work.py" in (tmp_path / "table.html").read_text(encoding="utf-8")
+    page = (tmp_path / "table.html").read_text(encoding="utf-8")
+    assert "bob/work.py" in page and 'href="https://example.org/book/book/checking.html#check-runs"' in page
     lines = (tmp_path / "table.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "table.jsonl").write_text(lines[0] + "\n" + lines[1][:40], encoding="utf-8")  # killed while it wrote
     _, out, err = command("check", "submissions", "--out", "table.csv")
