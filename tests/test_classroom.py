@@ -9,6 +9,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from diffnum.classroom.marks import Mark, asked, marks
 from diffnum.classroom.problems import DEFAULT, Problems, read
 from diffnum.classroom.report import FORMATS, dumps, faults, html
 from diffnum.classroom.sandbox import Limits, Sandbox
+from diffnum.classroom.supervise import descendants, known
 from diffnum.errors import DiffnumError
 
 HERE = Path(__file__).parent / "classroom"
@@ -143,6 +145,17 @@ def zombies() -> list[str]:
         if state == "Z" and int(parent) == os.getpid():
             found.append(stat.parent.name)
     return found
+
+
+def test_processes_below_one_are_found_in_both_ways():
+    """From the lists of children, which is cheap, and from all processes, which misses none."""
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as shell:
+        grandchild = int(shell.stdout.readline())
+        try:
+            assert set(known(shell.pid)) == set(descendants(shell.pid)) == {grandchild}
+        finally:
+            shell.kill()
+            os.kill(grandchild, signal.SIGKILL)
 
 
 def test_a_broken_grader_would_be_seen(sandbox, monkeypatch):
