@@ -51,7 +51,7 @@ RIGHT = {
     "ddim", "midpoint", "heun", "pseudo", "two_steps", "kutta", "family", "ralston", "by_numpy", "ancestral",
     "maruyama",
     "symplectic", "adaptive", "two_thirds", "taylor_free", "precomputed", "by_score", "adams_four", "configurable",
-    "corrected", "recursive", "by_derivative", "delegating", "churned",
+    "corrected", "recursive", "by_derivative", "delegating", "churned", "handed_over", "scripted",
 }  # fmt: skip
 
 # Right solvers and wrong ones that are quickly judged; the rest is the trial.
@@ -424,6 +424,7 @@ def test_nbgrader_grades_without_a_head(names, tmp_path):
     environment = {
         **os.environ,
         "PYTHONPATH": root,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # it starts alembic by name
         "JUPYTER_PREFER_ENV_PATH": "1",
         "HOME": str(made / "home"),
         "OMP_NUM_THREADS": "1",
