@@ -1,10 +1,12 @@
 """Exercises of the book: each has a hint and a solution or is marked open; solutions by machine are code that runs."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from solutions import exercises_deterministic as deterministic
 from solutions import exercises_practice as practice
 from solutions import exercises_problems as problems
@@ -36,6 +38,40 @@ def test_every_exercise_has_hint_and_solution_or_is_open(title, label, after):
     assert solution and ":class: dropdown" in solution[2], "a folded solution"
     if "(by hand" not in title:
         assert "literalinclude" in solution[2], "a solution by machine shows code that this file runs"
+
+
+def chapters():
+    """Pages of the numbered parts, and those of chapter 0."""
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))["parts"]
+    return [Path(c["file"]).stem for part in parts if part.get("numbered") for c in part["chapters"]]
+
+
+@pytest.mark.parametrize("name", chapters())
+def test_a_chapter_opens_with_what_it_needs_and_ends_with_questions(name):
+    text = (ROOT / "book" / f"{name}.md").read_text("utf-8")
+    opening = re.search(r"\{admonition\} Before you start\n.*?^```", text, re.M | re.S)[0]
+    assert re.search(r"\*\*Needs\*\*.*\{ref\}.*\*\*Afterwards\*\* (you|your)", opening, re.S), (
+        "links, and what you can do"
+    )
+    assert f"**Takes** {{times}}`{name}`" in " ".join(opening.split()), "times are counted, not written"
+    pattern = r"^## In five lines\n\n(.*?)^## Two questions for yourself\n\n(.*?)\n```\{admonition\} Answers\n"
+    recap = re.search(pattern + ":class: dropdown", text, re.M | re.S)
+    assert len(re.findall(r"^- ", recap[1], re.M)) == 5 and len(re.findall(r"^\d\. ", recap[2], re.M)) == 2
+
+
+def test_times_follow_from_the_sources(monkeypatch):
+    """A page, its lab and its exercises are counted; a formula, a cell and a dot more are minutes more."""
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    times = importlib.import_module("reading_times")
+    said = times.sentence("order")
+    assert re.fullmatch(r"\d+ minutes for the page, \d+ for the lab, 1 hour for all exercises", said)
+    assert times.labs("pndm")[0] == "notebooks/pndm_order" and "labs" in times.sentence("pndm")
+    text = (ROOT / "book" / "order.md").read_text("utf-8")
+    before = times.page("order"), times.exercises("order")
+    more = text + "\n$$\nx\n$$\n\n```{exercise} One more (by hand, ••)\n" + "word " * 900 + "\n```\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding=None: more)
+    assert times.page("order") == pytest.approx(before[0] + times.FORMULA)
+    assert times.exercises("order") == before[1] + 2 * times.DOT
 
 
 def test_code_in_solutions_fits_a_page():
