@@ -345,7 +345,7 @@ def markdown():
     """Every page and every Markdown cell: (where, text)."""
     for page in sorted((ROOT / "book").rglob("*.md")):
         yield page.name, page.read_text(encoding="utf-8")
-    for path in NOTEBOOKS:
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
         for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
             if cell["cell_type"] == "markdown":
                 yield f"{path.name}, cell {i}", "".join(cell["source"])
