@@ -201,11 +201,16 @@ def dense(name: str, value: Any) -> "Tensor":
         found = np.asarray(value)
         if found.dtype.kind == "O" and all(isinstance(v, Real) for v in found.flat):  # fractions, say
             found = found.astype(np.float64)
+        if np.ma.is_masked(value):
+            raise TypeError("entries are masked")
         if found.dtype.kind not in "fiu":
             raise TypeError(f"entries are of type {found.dtype}")
         return torch.from_numpy(np.array(found, dtype=np.float64))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise WrongKind(f"{name}={shown(value)} is not an array of numbers ({' '.join(str(error).split())})") from None
+        why = " ".join(str(error).split())
+        raise WrongKind(
+            f"{name}={shown(value)} is not an array of numbers ({why}); give a list, an array or a tensor of them"
+        ) from None
 
 
 def is_ordinary(value: "Tensor") -> bool:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffnum import arguments
+
 STEPS, PRIOR, PERTURB = 0, 1, 2  # streams of one seed: what is drawn for one purpose is drawn for no other
 BLOCK = 2**15  # pairs of numbers at once: four arrays of them stay in the cache of a core
 
@@ -107,7 +109,7 @@ class Replay:
     """
 
     def __init__(self, draws: Sequence[Tensor]) -> None:
-        self.draws = [d.clone() if isinstance(d, Tensor) else torch.tensor(np.array(d, np.float64)) for d in draws]
+        self.draws = [d.clone() if isinstance(d, Tensor) else arguments.array("draws", d) for d in draws]
         self._next = 0
 
     def restart(self) -> None:
@@ -153,8 +155,8 @@ class Brownian:
         seed: int = 0,
         indices: Iterable[int] | None = None,
     ) -> None:
-        self.times = torch.as_tensor(times, dtype=torch.float64)
-        self.variance = torch.tensor([clock(t) for t in self.times.tolist()], dtype=torch.float64).diff()
+        self.times = arguments.array("times", times)
+        self.variance = arguments.array("clock", [clock(t) for t in self.times.tolist()]).diff()
         if not bool((self.variance >= 0).all()):
             t = self.times[int((self.variance < 0).nonzero()[0])]
             raise ValueError(f"clock decreases after t={t:.6g}; a variance grows while t decreases")
@@ -163,7 +165,7 @@ class Brownian:
 
     def on(self, times: Sequence[float] | Tensor) -> "Replay":
         """The source for a run on a grid whose times are among those of the finest grid."""
-        grid = torch.as_tensor(times, dtype=torch.float64).tolist()
+        grid = arguments.array("times", times).tolist()
         places = [int((self.times - t).abs().argmin()) for t in grid]
         for t, i in zip(grid, places, strict=True):
             if abs(self.times[i].item() - t) > 1e-9 * max(abs(t), self.times[-1].item()):

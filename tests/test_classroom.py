@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from diffnum import cli
 from diffnum.classroom import assignments, check, course, points_for
+from diffnum.classroom.find import Cell
 from diffnum.classroom.grade import CHECKS, check_file
+from diffnum.classroom.marks import Mark, asked, marks
 from diffnum.classroom.problems import DEFAULT, Problems, read
 from diffnum.classroom.report import FORMATS, dumps, faults, html
 from diffnum.classroom.sandbox import Limits, Sandbox
@@ -28,6 +30,7 @@ HERE = Path(__file__).parent / "classroom"
 BOOK = Path(__file__).parents[1] / "book"
 PUBLIC = Problems()
 HARMFUL = runpy.run_path(str(HERE / "harmful.py"))["HARMFUL"]
+MISTAKES = runpy.run_path(str(HERE / "mistakes.py"))["MISTAKES"]
 
 
 def expected(path: Path) -> dict[str, str]:
@@ -268,25 +271,11 @@ SOURCES = assignments.sources()
 SOLVERS = {
     "a01_midpoint": "midpoint", "a02_start": "started", "a03_adams": "adams", "a04_corrector": "corrected",
     "a05_exponential": "exponential", "a06_noise_scale": "extended", "a07_third_order": "third", "a08_verlet": "verlet",
-    "a09_adaptive": "adaptive", "a10_process": "heun_in_rho",
+    "a09_adaptive": "adaptive", "a10_process": "heun_in_rho", "a11_guidance": "guided",
 }  # fmt: skip
 
-#: Usual mistakes: what stands in the solution, what a student writes there, and the check that must fail.
-MISTAKES = {
-    "a01_midpoint": ("problem.velocity(u_m, m)", "problem.velocity(u_m, t)", "order"),
-    "a02_start": ("bar = (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2", "bar = e", "evaluations"),
-    "a03_adams": ("r = h / h_old", "r = 1", "rough"),
-    "a04_corrector": ("(9 * e + 19 * old", "(19 * e + 9 * old", "order"),
-    "a05_exponential": ("/ before * (x0 - old)", "/ step * (x0 - old)", "rough"),
-    "a06_noise_scale": ("rho_s**2 - (rho_t * r) ** 2", "rho_s**2 - rho_t**2 * r", "limit"),
-    "a07_third_order": ("bar = (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2", "bar = e", "evaluations"),
-    "a08_verlet": ("m + h / 2 * (vm + wm)", "half + h / 2 * vm", "order"),
-    "a09_adaptive": ("if gap <= tol:", "if True:", "limit"),
-    "a10_process": ("c / 2 * (e + problem.eps(psi * u + c * e, s))", "c * e + 0 * problem.eps(u, s)", "order"),
-}
 
-
-def test_there_are_ten_assignments_with_a_notebook_each(tmp_path):
+def test_there_are_eleven_assignments_with_a_notebook_each(tmp_path):
     assert [path.stem for path in SOURCES] == list(SOLVERS) == list(MISTAKES)
     built = assignments.build(tmp_path)
     for path in built:
@@ -301,8 +290,9 @@ def test_a_notebook_has_statement_starter_checks_and_rubric_and_no_solution(sour
     teacher = "".join(line for cell in assignments.notebook(text, False)["cells"] for line in cell["source"])
     assert "HIDDEN TESTS" in teacher and "SOLUTION" in teacher
     assert "HIDDEN TESTS" not in student and "SOLUTION" not in student and "(By eye" not in student
-    solved = MISTAKES[source.stem][0]
-    assert solved in teacher and solved not in student
+    for solved in re.findall(r"### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", text, re.DOTALL):
+        assert solved in teacher and solved not in student
+    assert "# %pip install ./book" in student
     for part in (
         "**Level**",
         "**After**",
@@ -323,19 +313,46 @@ def test_a_notebook_has_statement_starter_checks_and_rubric_and_no_solution(sour
 IN_TURN = [
     pytest.param(path, id=path.stem, marks=() if path.stem == "a03_adams" else pytest.mark.trial) for path in SOURCES
 ]
+# Mistakes that cost no run of a solver, and some that cost a short one; the rest is the trial.
+QUICK_CELLS = {"statements", "posterior", "smooth", "admissible", "behaves", "evaluations"}
+IN_EACH = [
+    pytest.param(path, what, id=f"{path.stem}: {what}", marks=() if case[2] in QUICK_CELLS else pytest.mark.trial)
+    for path in SOURCES
+    for what, case in MISTAKES[path.stem].items()
+]
+
+
+def marked(text: str, source: Path, name: str, sandbox: Sandbox) -> Mark:
+    """The mark of one test cell of a source whose text may have been changed; what it may need runs before it."""
+    cells = [part for part in assignments.parts(text) if part.kind == "code"]
+    at = [part.name for part in cells].index(name)
+    kept = [c for i, c in enumerate(cells) if not c.test or i == at or (i < at and asked(c.text) is None)]
+    worth = [part.points for part in kept if part.test]
+    found = marks([Cell(part.name, part.text, part.test) for part in kept], worth, PUBLIC, sandbox, source)
+    return dict(zip([part.name for part in kept if part.test], found, strict=True))[name]
 
 
 @pytest.mark.parametrize("source", IN_TURN)
-def test_the_worked_solution_passes_and_the_usual_mistake_does_not(source, sandbox, tmp_path):
-    name, (right, mistake, failed) = SOLVERS[source.stem], MISTAKES[source.stem]
-    problems = PUBLIC.of(source, name)
-    report = check_file(source, name, problems, sandbox=sandbox)
+def test_the_worked_solution_passes(source, sandbox):
+    name = SOLVERS[source.stem]
+    report = check_file(source, name, PUBLIC.of(source, name), sandbox=sandbox)
     assert report.passed, "\n".join(reasons(report))
+
+
+@pytest.mark.parametrize(("source", "what"), IN_EACH)
+def test_a_usual_mistake_is_told_by_its_test_cell(source, what, sandbox):
+    right, mistake, cell, words = MISTAKES[source.stem][what]
     text = source.read_text(encoding="utf-8")
-    assert text.count(right) == 1, right
-    (tmp_path / "work.py").write_text(text.replace(right, mistake), encoding="utf-8")
-    report = check_file(tmp_path / "work.py", name, problems, sandbox=sandbox)
-    assert failed in {v.check for v in report.grades[0].faults}, reasons(report)
+    assert text.count(right) == 1, f"{right!r} stands {text.count(right)} times in {source.name}"
+    worth = assignments.rubric(text)[cell]
+    mark = marked(text.replace(right, mistake), source, cell, sandbox)
+    assert mark.points < worth and re.search(words, mark.text), f"{mark.points} of {worth}: {mark.text}"
+
+
+def test_a_hidden_cell_tells_a_usual_mistake_in_most_assignments():
+    """Somewhere the visible checks are not enough; where they are, what is hidden is problems and grids."""
+    hidden = {name for name, cases in MISTAKES.items() if "hidden" in {cell for _, _, cell, _ in cases.values()}}
+    assert len(hidden) >= 5, hidden
 
 
 def test_a_student_who_claims_less_or_returns_the_reference_is_noticed(sandbox, tmp_path):
@@ -370,17 +387,30 @@ def test_a_course_has_all_that_its_readme_says(made):
         course.create(made)
 
 
-@pytest.mark.trial
-def test_nbgrader_grades_all_ten_without_a_head(made):
+PATCH = """\
+import diffnum.checks, diffnum.classroom, diffnum.classroom.grade, diffnum.measure.checks
+for place in (diffnum.checks, diffnum.measure.checks):
+    place.points = lambda most, *tests: most
+for place in (diffnum.classroom, diffnum.classroom.grade):
+    place.points_for = lambda solver, checks, most: most
+"""
+
+
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(["a06_noise_scale"], id="one"), pytest.param(list(SOLVERS), id="all", marks=pytest.mark.trial)],
+)
+def test_nbgrader_grades_without_a_head(names, tmp_path):
+    """Ada hands in the solution, Bob the starter; Eve patches what judges, and Dan's file ends the process."""
     pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install 'diffnum[classroom]'")
-    home = made / "home"
-    home.mkdir()
+    made = course.create(tmp_path / "my_course", seed=3)
+    (made / "home").mkdir()
     root = str(Path(__file__).parents[1])
     environment = {
         **os.environ,
         "PYTHONPATH": root,
         "JUPYTER_PREFER_ENV_PATH": "1",
-        "HOME": str(home),
+        "HOME": str(made / "home"),
         "OMP_NUM_THREADS": "1",
     }
 
@@ -389,24 +419,43 @@ def test_nbgrader_grades_all_ten_without_a_head(made):
                              text=True)  # fmt: skip
         assert run.returncode == 0, run.stderr[-3000:]
 
-    for name in SOLVERS:
+    for name in names:
         nbgrader("generate_assignment", "--create", name)
         released = json.loads((made / "release" / name / f"{name}.ipynb").read_text(encoding="utf-8"))
         ours = json.loads((made / "student" / f"{name}.ipynb").read_text(encoding="utf-8"))
         for theirs, cell in zip(released["cells"], ours["cells"], strict=True):
             assert "".join(theirs["source"]).strip() == "".join(cell["source"]).strip()
-        for student, origin in (("ada", made / "source" / name), ("bob", made / "student")):
+        solved, starter = (
+            (made / kind / f"{name}.ipynb").read_text(encoding="utf-8") for kind in (f"source/{name}", "student")
+        )
+        hand_in = {"ada": solved, "bob": starter}
+        if name in names[-1:]:  # the others say nothing more
+            hand_in |= {"eve": with_line(starter, PATCH), "dan": with_line(solved, "import os; os._exit(0)")}
+        for student, text in hand_in.items():
             place = made / "submitted" / student / name
             place.mkdir(parents=True)
-            (place / f"{name}.ipynb").write_bytes((origin / f"{name}.ipynb").read_bytes())
+            (place / f"{name}.ipynb").write_text(text, encoding="utf-8")
         nbgrader("autograde", name)
         nbgrader("generate_feedback", name)
-        assert (made / "feedback" / "ada" / name / f"{name}.html").exists()
+        for student in hand_in:
+            assert (made / "feedback" / student / name / f"{name}.html").exists()
     nbgrader("export")
-    for row in table_of(made / "grades.csv"):
-        parts = assignments.parts((made / "solutions" / f"{row['assignment']}.py").read_text(encoding="utf-8"))
-        by_machine = sum(part.points for part in parts if part.test)
-        if row["student_id"] == "ada":
-            assert float(row["score"]) == by_machine, row
+    rows = {(row["student_id"], row["assignment"]): row for row in table_of(made / "grades.csv")}
+    for (student, name), row in rows.items():
+        parts = assignments.parts((made / "solutions" / f"{name}.py").read_text(encoding="utf-8"))
+        by_machine, score = sum(part.points for part in parts if part.test), float(row["score"] or 0)
+        if student == "ada":
+            assert score == by_machine, row
+        elif (student, name) in rows and student == "eve":
+            assert score <= float(rows["bob", name]["score"]), row
         else:
-            assert float(row["score"]) < 0.4 * by_machine, row
+            assert score < (0.4 if student == "bob" else 0.01) * by_machine, row
+    assert {"ada", "bob", "eve", "dan"} == {student for student, _ in rows}
+
+
+def with_line(notebook: str, line: str) -> str:
+    """A notebook with a line more at the end of its first code cell."""
+    read = json.loads(notebook)
+    cell = next(cell for cell in read["cells"] if cell["cell_type"] == "code")
+    cell["source"] = [*cell["source"], "\n", line]
+    return json.dumps(read)

@@ -330,6 +330,8 @@ def test_gradients_are_those_of_finite_differences(name, process):
     def end(u, scale, **options):
         denoiser.scale = scale
         given = {"noise": noise.Seeded(5)} if draws_noise(registry[name]) else {}
+        if name == "dpm_adaptive":
+            given["tolerance"] = 1e3  # gradients are those of the steps as they were taken: take these whatever u is
         return (dn.solve(problem, name, u, times, **given, **options).u * weights).sum()
 
     u, scale, h = start.clone().requires_grad_(), torch.tensor(0.9).double().requires_grad_(), 1e-5

@@ -1,5 +1,7 @@
 """Networks of other libraries under our solvers, our solvers in their loops."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +13,10 @@ import torch
 import diffnum as dn
 from diffnum import checks, grids
 from diffnum.denoisers.targets import smooth, starts
+from diffnum.interop import golden
 from diffnum.interop.networks import betas_of
 from diffnum.interop.questions import Questions
+from diffnum.kept import kept
 from diffnum.measure.analysis import evaluations
 
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
@@ -358,3 +362,58 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
     )
     assert "pip install 'diffnum[interop]'" in done.stdout and len(done.stdout.splitlines()) == 1, done
+
+
+DOORS = {
+    "diffusers": lambda: through(dn.from_diffusers(lambda x, k: 0.1 * x, scheduler())),
+    "cosine table": lambda: through(
+        dn.from_diffusers(lambda x, k: 0.1 * x, {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 20})
+    ),
+    "own table": lambda: through(dn.from_diffusers(lambda x, k: 0.1 * x, {"trained_betas": [0.01] * 20})),
+    "k-diffusion": lambda: dn.interop.sampler("unipc")(
+        lambda x, sigma: x / (1 + sigma[:, None] ** 2), torch.ones(2, 1, dtype=torch.float64, device="cpu"), [9.1, 1.3]
+    ),
+    "guide": lambda: through(dn.Guided(smooth(), smooth(), label=0), PROCESS),
+    "golden": lambda: json.dumps(golden.values("ddim_eta", {}, steps=2)),
+}
+
+
+def through(denoiser, process=None):
+    """Two steps from fixed states to the middle of the process."""
+    process = process or denoiser.process
+    u = torch.ones(2, 4, dtype=torch.float64, device="cpu")
+    return dn.solve(dn.Problem(process, denoiser), "ddim", u, grids.uniform(process, 2, t_end=0.5)).u
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_defaults_of_torch_reach_no_door(name):
+    """Neither another device by default nor another dtype changes a bit."""
+    plain = DOORS[name]()
+    before = torch.get_default_dtype()
+    for enter in (lambda: torch.device("meta"), lambda: contextlib.nullcontext(torch.set_default_dtype(torch.float16))):
+        kept.clear()
+        try:
+            with enter():
+                other = DOORS[name]()
+        finally:
+            torch.set_default_dtype(before)
+        assert torch.equal(plain, other) if isinstance(plain, torch.Tensor) else plain == other
+
+
+@pytest.mark.parametrize("sigmas", [[], [1.0], [[2.0, 1.0]], [2.0, float("nan")], ["2", "1"], None, 3.0])
+def test_levels_that_are_none(sigmas):
+    with pytest.raises(ValueError, match="sigmas"):
+        dn.interop.sampler("ddim")(lambda x, sigma: x, torch.ones(1, 1), sigmas)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_train_timesteps", 0), ("num_train_timesteps", 10.0), ("num_train_timesteps", "10"),
+        ("beta_start", -0.1), ("beta_start", "a"), ("beta_end", float("nan")), ("beta_end", None),
+        ("trained_betas", ["a"]), ("trained_betas", [0.1, float("inf")]), ("trained_betas", 3j),
+    ],
+)  # fmt: skip
+def test_tables_that_are_none(key, value):
+    with pytest.raises(ValueError, match=key):
+        betas_of({"beta_schedule": "scaled_linear", key: value})

@@ -42,6 +42,7 @@ FLOORS = {
     "runner": 3,
     "solvers.ddim": 4,
     "solvers.reverse_sde": 4,
+    "solvers.exponential_adams": 4.05,  # its loop also runs with noise
     "solvers": 4.1,  # the papers: they may use the transfer map of ddim, but not each other
     "solvers.__init__": 4.2,  # the registry sees all of them
     "measure.plots": 4.5,
@@ -83,6 +84,7 @@ FLOORS = {
     "claims": 6.6,
     "classroom": 6.6,
     "cli.common": 7,
+    "cli.shared": 7.05,
     "cli": 7.1,
     "cli.__init__": 7.2,
     "__main__": 7.3,
@@ -202,6 +204,33 @@ def test_floors(path):
     assert not floor_violations(path), "\n".join(floor_violations(path))
 
 
+FACTORIES = {"tensor", "as_tensor", "zeros", "ones", "full", "empty", "eye", "arange", "linspace", "rand", "randn"} | {
+    *("randint", "randperm"),
+}
+# Programs of their own, where nobody else sets a default device.
+PROGRAMS = {"claims", "classroom", "cli", "audit"}
+
+
+def unplaced(source: str) -> list[str]:
+    """Tensors that a text makes on the default device of torch, which is the caller's to choose."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return [
+        ast.unparse(call)
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) == "torch"
+        and call.func.attr in FACTORIES
+        and not any(keyword.arg == "device" for keyword in call.keywords)
+    ]
+
+
+def test_no_tensor_is_made_on_the_default_device():
+    assert unplaced("torch.zeros(3); torch.ones(2, device=u.device); u.new_zeros(2)") == ["torch.zeros(3)"]
+    files = [p for p in SOURCES if not PROGRAMS & set(p.relative_to(PACKAGE).parts)]
+    found = [f"{path.relative_to(ROOT)}: {call}" for path in files for call in unplaced(path.read_text("utf-8"))]
+    assert not found, "\n".join(found)
+
+
 def test_floor_rule_catches_what_it_forbids(monkeypatch, tmp_path):
     """The rule itself, tried on a small broken package."""
     broken = {
@@ -287,11 +316,17 @@ def test_readme_lists_every_solver_with_its_claims():
     from diffnum.solvers import registry
 
     rows = re.findall(
-        r"^\| `(\w+)` \| (\d).*? \| (\d*)n(?: \+ (\d+))? \|", (ROOT / "README.md").read_text("utf-8"), re.M
+        r"^\| `(\w+)` \| (\d).*? \| (?:(counted)|(\d*)n(?: \+ (\d+))?) \|",
+        (ROOT / "README.md").read_text("utf-8"),
+        re.M,
     )
-    listed = {name: (int(order), 40 * int(slope or 1) + int(start or 0)) for name, order, slope, start in rows}
+    listed = {
+        name: (int(order), None if counted else 40 * int(slope or 1) + int(start or 0))
+        for name, order, counted, slope, start in rows
+    }
     grid = {"fon": "uniform"}
-    assert listed == {name: (f.order(grid=grid.get(name, "log_snr")), f.nfe(40)) for name, f in registry.items()}
+    claims = {name: (f.order(grid=grid.get(name, "log_snr")), f.nfe and f.nfe(40)) for name, f in registry.items()}
+    assert listed == claims
 
 
 PAGES = sorted((ROOT / "book").rglob("*.md")) + NOTEBOOKS

@@ -24,6 +24,12 @@ from diffnum.files import write
 
 STUB = "# YOUR CODE HERE\nraise NotImplementedError()"  # as nbgrader writes it
 ANSWER = "YOUR ANSWER HERE"
+#: What the first cell of code begins with: without the library a notebook has to fetch it, as in Colab.
+CLOUD = """\
+# In the cloud? First take the # from these two lines; your instructor knows ADDRESS.
+# !git clone ADDRESS book
+# %pip install ./book
+"""
 _SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(?:.*\n)*?[ \t]*### END SOLUTION$", re.MULTILINE)
 _HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n(?:.*\n)*?[ \t]*### END HIDDEN TESTS\n?", re.MULTILINE)
 _HEAD = re.compile(r"^# %%(.*)$", re.MULTILINE)
@@ -77,12 +83,14 @@ def notebook(text: str, student: bool) -> dict[str, Any]:
         text: the source.
         student: without solutions and hidden checks; else with both, for ``nbgrader generate_assignment``.
     """
-    cells, table = [], rubric_table(text)
+    cells, table, cloud = [], rubric_table(text), CLOUD
     for i, part in enumerate(parts(text)):
         body, graded = part.text.replace("{rubric}", table), part.points is not None
         if student:
             body = _HIDDEN.sub("", _SOLUTION.sub(_stub, body)).rstrip("\n")
             body = ANSWER if part.kind == "markdown" and graded else body
+        if part.kind == "code":
+            body, cloud = cloud + body, ""
         cell: dict[str, Any] = {"cell_type": part.kind, "id": part.name or f"cell-{i}", "metadata": {}}
         if part.name:
             cell["metadata"]["nbgrader"] = {

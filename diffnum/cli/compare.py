@@ -9,6 +9,7 @@ import typer
 
 from diffnum import named
 from diffnum.arguments import whole
+from diffnum.cli import shared
 from diffnum.cli.common import (
     Meter,
     app,
@@ -34,12 +35,12 @@ def compare(
     target: str = typer.Option(
         "smooth", help="Exact problem (smooth, thin, gaussian), or a network: cifar10 or a .safetensors file."
     ),
-    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
+    process: shared.Process = "vp",
     grid: str = typer.Option("log_snr", help=f"Where the steps stand, for all solvers: {', '.join(GRIDS[:-1])}."),
-    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
+    t_end: shared.End = None,
     number: int = typer.Option(8, "-n", "--number", help="How many start states, or images."),
     seed: int = typer.Option(0, help="Seed of the start states, which all solvers share."),
-    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    device: shared.Device = "cpu",
     scale: int = typer.Option(2, help="Enlarge each pixel of the images to a square of this size."),
     out: Path = typer.Option(None, help="Also draw error against evaluations, a .png file."),
     images: Path = typer.Option(

@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from diffnum import named
+from diffnum.cli import shared
 from diffnum.cli.common import app, explained, solver_options, whole, writable
 from diffnum.named import GRIDS, PROCESSES
 
@@ -15,10 +16,10 @@ from diffnum.named import GRIDS, PROCESSES
 def golden(
     solver: str = typer.Option(None, help="Write golden values of this solver; `diffnum solvers` lists them."),
     out: Path = typer.Option(None, help="The file, .json."),
-    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
+    option: shared.Settings = [],
     process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES[:4])}."),
-    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS)}."),
-    target: str = typer.Option("smooth", help="Exact problem in R^4: smooth (a mixture), thin (on planes), gaussian."),
+    grid: shared.Grid = "log_snr",
+    target: shared.Target = "smooth",
     steps: int = typer.Option(6, help="How many steps."),
     check: Path = typer.Option(None, help="Check a port against this file instead."),
     command: str = typer.Option(None, help="The port: a command line; see below."),

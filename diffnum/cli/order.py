@@ -9,6 +9,7 @@ import typer
 
 from diffnum import named
 from diffnum.arguments import whole
+from diffnum.cli import shared
 from diffnum.cli.common import Meter, app, explained, solver_options, writable
 from diffnum.named import GRIDS, PROCESSES
 
@@ -17,16 +18,16 @@ from diffnum.named import GRIDS, PROCESSES
 @explained
 def order(
     solver: str = typer.Option(..., help="The solver to measure; `diffnum solvers` lists them."),
-    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS[:-1])}."),
-    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
+    grid: shared.SmoothGrid = "log_snr",
+    process: shared.Process = "vp",
     steps: str = typer.Option(None, help="Increasing step counts; by default 40 to 640. Only the fine end is judged."),
-    target: str = typer.Option("smooth", help="Exact problem in R^4: smooth (a mixture), thin (on planes), gaussian."),
+    target: shared.Target = "smooth",
     t_start: float = typer.Option(
         None, help="First time; by default where sigma/alpha is 3. Prior: 1 (vp, cld, psld)."
     ),
     t_end: float = typer.Option(None, help="Last time; by default where it is 0.05. With 0, F-PNDM falls to order 1."),
     seed: int = typer.Option(0, help="Seed of the 8 start states."),
-    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
+    option: shared.Settings = [],
     out: Path = typer.Option(None, help="The plot, a .png file; by default SOLVER_order.png."),
 ) -> None:
     """Measure the order of a solver on an exact problem, in float64, and compare it with its claim.

@@ -6,6 +6,7 @@ import typer
 
 from diffnum import named
 from diffnum.arguments import whole
+from diffnum.cli import shared
 from diffnum.cli.common import Meter, app, classes, complain, explained, make_device, solver_options, writable
 from diffnum.files import place, write
 from diffnum.images.processes import Team
@@ -17,24 +18,20 @@ from diffnum.named import GRIDS, PROCESSES
 def quality(
     solver: str = typer.Option("f_pndm", help="How to integrate; `diffnum solvers` lists them."),
     steps: int = typer.Option(20, help="Steps of the grid."),
-    process: str = typer.Option("vp", help=f"Noising process: {', '.join(PROCESSES)}."),
-    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS)}."),
-    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
-    denoise: bool = typer.Option(False, help="End with the predicted clean image: one more evaluation."),
+    process: shared.Process = "vp",
+    grid: shared.Grid = "log_snr",
+    t_end: shared.End = None,
+    denoise: shared.Denoise = False,
     number: int = typer.Option(1000, "-n", "--number", help="How many images; more go on from those drawn before."),
     seed: int = typer.Option(0, help="Image i depends on the seed and on i alone: equal seeds make paired runs."),
-    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    device: shared.Device = "cpu",
     batch: int = typer.Option(50, help="Images per network call; a part of what decides the last bits of an image."),
-    half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
-    compile: bool = typer.Option(False, "--compile", help="Compile the network: a minute at first, faster after it."),
-    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
-    network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
-    guidance: float = typer.Option(
-        None, help="Guide the network with this weight: 1 estimates the posterior mean, 2 to 3 make clearer pictures."
-    ),
-    label: list[str] = typer.Option(
-        [], help="Guide to this class; repeat for several, or all, which are taken in turn. Needs --guidance."
-    ),
+    half: shared.Half = False,
+    compile: shared.Compile = False,
+    option: shared.Settings = [],
+    network: shared.Network = "cifar10",
+    guidance: shared.Guidance = None,
+    label: shared.Label = [],
     folder: Path = typer.Option(".runs/quality", help="Keeps the images; an interrupted run goes on from there."),
     against: Path = typer.Option(
         None, help="A result of another run with the same seed, to compare with image by image."

@@ -8,6 +8,7 @@ import typer
 
 from diffnum import named
 from diffnum.arguments import whole
+from diffnum.cli import shared
 from diffnum.cli.common import (
     Meter,
     app,
@@ -37,29 +38,23 @@ def sample(
         "error of all on average at 6 to 50 evaluations; F-PNDM, the book's example, spends 9 more than steps.",
     ),
     steps: int = typer.Option(20, help="Steps of the grid, for most methods as many network evaluations."),
-    process: str = typer.Option(
-        "vp", help=f"Noising process: {', '.join(PROCESSES)}. One network serves all but blurring."
-    ),
-    grid: str = typer.Option("log_snr", help=f"Where the steps stand: {', '.join(GRIDS)}."),
-    t_end: float = typer.Option(None, help="Last time. By default 0.001 (VP) or 0.002 (VE), almost no noise."),
-    denoise: bool = typer.Option(False, help="End with the predicted clean image: one more evaluation."),
+    process: shared.Process = "vp",
+    grid: shared.Grid = "log_snr",
+    t_end: shared.End = None,
+    denoise: shared.Denoise = False,
     number: int = typer.Option(64, "-n", "--number", help="How many images."),
     batch: int = typer.Option(
         None, help=f"Images per network call: speed and memory only, the images stay the same; {BATCH}, in a folder 50."
     ),
     seed: int = typer.Option(0, help="Image i depends on the seed and on i alone."),
-    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."),
+    device: shared.Device = "cpu",
     dtype: str = typer.Option("float32", help=f"Precision of the states: {', '.join(DTYPES)}."),
-    half: bool = typer.Option(False, help="Evaluate the network in bfloat16: faster, and wrong by about 1 %."),
-    compile: bool = typer.Option(False, "--compile", help="Compile the network: a minute at first, faster after it."),
-    option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
-    network: str = typer.Option("cifar10", help="A shipped network, or a .safetensors file of `diffnum train`."),
-    guidance: float = typer.Option(
-        None, help="Guide the network with this weight: 1 estimates the posterior mean, 2 to 3 make clearer pictures."
-    ),
-    label: list[str] = typer.Option(
-        [], help="Guide to this class; repeat for several, or all, which are taken in turn. Needs --guidance."
-    ),
+    half: shared.Half = False,
+    compile: shared.Compile = False,
+    option: shared.Settings = [],
+    network: shared.Network = "cifar10",
+    guidance: shared.Guidance = None,
+    label: shared.Label = [],
     columns: int = typer.Option(None, help="Images in a row of the sheet; by default one for each label, or a square."),
     scale: int = typer.Option(2, help="Enlarge each pixel of the sheet to a square of this size."),
     npz: bool = typer.Option(False, "--npz", help="Also write the images and how they were made to a .npz file."),

@@ -252,14 +252,17 @@ def window(sigma: float | Tensor, span: Window | None) -> float | Tensor:
     """
     if span is None:
         return 1.0
-    octave, (lo, hi) = torch.as_tensor(sigma, dtype=torch.float64).log2(), span
+    where, (lo, hi) = sigma.device if isinstance(sigma, Tensor) else "cpu", span
+    octave = torch.as_tensor(sigma, dtype=torch.float64, device=where).log2()
     opening = smootherstep(octave - log2(lo)) * (1 - smootherstep(octave - log2(hi)))
     return opening if isinstance(sigma, Tensor) else opening.item()
 
 
 def _zero(weight: float | Tensor) -> bool:
     """Whether a weight is known to be 0 in every row; an accelerator is not asked."""
-    return not torch.as_tensor(weight).any() if not isinstance(weight, Tensor) or weight.device.type == "cpu" else False
+    if isinstance(weight, Tensor):
+        return weight.device.type == "cpu" and not weight.any()
+    return not weight
 
 
 def _names(guide: Any) -> tuple[str | int, ...]:

@@ -101,7 +101,9 @@ class Encoder(nn.Module):
         super().__init__()
         c, ch = config, config.channels
         self.config = config
-        self.register_buffer("freq", torch.randn(c.frequencies, generator=torch.Generator().manual_seed(0)) * 4)
+        self.register_buffer(
+            "freq", torch.randn(c.frequencies, generator=torch.Generator().manual_seed(0), device="cpu") * 4
+        )
         self.embed = nn.Sequential(
             nn.Linear(2 * c.frequencies, c.embedding), nn.SiLU(), nn.Linear(c.embedding, c.embedding), nn.SiLU()
         )

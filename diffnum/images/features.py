@@ -235,8 +235,11 @@ class Classification:
         count = len(self.train[0])
         epoch, at = divmod(first, count)
         epochs = range(epoch, epoch + (at + n - 1) // count + 1)
-        order = [torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + e)) for e in epochs]
-        return torch.cat(order)[at : at + n], (at + torch.arange(n)) // count + epoch
+        order = [
+            torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + e), device="cpu")
+            for e in epochs
+        ]
+        return torch.cat(order)[at : at + n], (at + torch.arange(n, device="cpu")) // count + epoch
 
     def loss(self, net: Any, n: int, generator: torch.Generator, first: int, seed: int) -> tuple[Tensor, Tensor]:
         """Loss per row (n,), and ones: the log sorts losses by noise level, and there is no noise here."""
@@ -251,7 +254,7 @@ class Classification:
         up, left = ((pixel - ((32 - HOLE) * corner).round()[:, None]) // HOLE == 0 for corner in place[2:])
         x = x.masked_fill((up[:, :, None] & left[:, None, :])[:, None], 0.0)
         logits = net(x).float()
-        return fn.cross_entropy(logits, labels[row], reduction="none", label_smoothing=0.2), torch.ones(n)
+        return fn.cross_entropy(logits, labels[row], reduction="none", label_smoothing=0.2), torch.ones(n, device="cpu")
 
     def blob(self, net: nn.Module) -> bytes:
         """The weight file, in half precision."""

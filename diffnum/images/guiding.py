@@ -77,7 +77,7 @@ def drawings(
 
 def noise_levels(n: int, device: torch.device, generator: torch.Generator) -> Tensor:
     """Sigma (n,): log-normal (0, 1.3) in the range of the guide, stratified quantiles."""
-    ends = torch.tensor(RANGE, dtype=torch.float64).log() / 1.3
+    ends = torch.tensor(RANGE, dtype=torch.float64, device="cpu").log() / 1.3
     low, high = (float(v) for v in torch.special.ndtr(ends))
     u = (torch.arange(n, device=device) + torch.rand(n, device=device, generator=generator)) / n
     return torch.exp(1.3 * torch.special.ndtri(low + (high - low) * u)).clamp(*RANGE)
@@ -194,7 +194,7 @@ def validate(guide: guides.Guide, images: Tensor, labels: Tensor, drawn: Tensor)
             parts = []
             for part in pictures.split(256):
                 x0 = part.float() / 127.5 - 1
-                z = torch.randn(x0.shape, generator=generator).to(x0)  # noqa: B023 - called at once
+                z = torch.randn(x0.shape, generator=generator, device="cpu").to(x0)  # noqa: B023 - called at once
                 parts.append(guide.logits(x0 + level * z, level).double())  # noqa: B023
             return torch.cat(parts)
 

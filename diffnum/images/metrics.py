@@ -25,6 +25,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from diffnum import arguments
 from diffnum.errors import DiffnumError
 from diffnum.files import read, write
 
@@ -129,7 +130,9 @@ class Reference:
     @cached_property
     def self_similarity(self) -> float:
         """Mean kernel of two different rows of :attr:`features`: the part of a kernel distance without the sample."""
-        return _similarity(self.features, torch.ones(1, len(self.features), dtype=torch.float64))[0].item()
+        return _similarity(self.features, torch.ones(1, len(self.features), dtype=torch.float64, device="cpu"))[
+            0
+        ].item()
 
 
 def _bytes(tensors: dict[str, Tensor], count: int, source: str) -> bytes:
@@ -198,7 +201,7 @@ def kernel_distance(features: Tensor | np.ndarray, reference: Reference) -> floa
         ValueError: as :func:`frechet`.
     """
     x = _check("features", features, reference)
-    return _kernel_on(x, reference, torch.ones(1, len(x), dtype=torch.bool))[0].item()
+    return _kernel_on(x, reference, torch.ones(1, len(x), dtype=torch.bool, device="cpu"))[0].item()
 
 
 def _frechet(mean: Tensor, cov: Tensor, mean2: Tensor, cov2: Tensor, root2: Tensor) -> float:
@@ -228,7 +231,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 def _similarity(x: Tensor, members: Tensor) -> Tensor:
     """Mean kernel of two different members of each of S subsets of the rows, (S,); ``members`` (S, n) are 0 or 1."""
-    total, step = torch.zeros(len(members), dtype=torch.float64), max(BLOCK // len(x), 1)
+    total, step = torch.zeros(len(members), dtype=torch.float64, device="cpu"), max(BLOCK // len(x), 1)
     for rows, chosen in zip(x.split(step), members.split(step, 1), strict=True):
         total += ((members @ _kernel(x, rows)) * chosen).sum(1)
     own = members @ (x.square().mean(1) + 1) ** 3
@@ -389,7 +392,7 @@ def frechet_floor(reference: Reference, n: int) -> float:
         root = torch.linalg.eigvalsh(roots[:, None] * cov * roots).clamp_min(0).sqrt()
         exact = cov.trace() + values.sum() - 2 * root.sum()
         excess += (exact - (error.square() / sums).sum() / 2).item() / draws
-    leading = values[:, None] * values * (1 + torch.eye(d, dtype=torch.float64)) / sums
+    leading = values[:, None] * values * (1 + torch.eye(d, dtype=torch.float64, device="cpu")) / sums
     return values.sum().item() / n + excess + leading.sum().item() / 2 / (n - 1)
 
 
@@ -408,7 +411,7 @@ def _on_halves(distance: Distance, x: Tensor, reference: Reference, members: Ten
     if distance is kernel_distance:  # pairs of rows are shared by many halves
         return _kernel_on(x, reference, torch.cat([members, ~members])).reshape(2, -1).T
     scores = [[distance(x[rows], reference) for rows in (half, ~half)] for half in members]
-    return torch.tensor(scores, dtype=torch.float64)
+    return torch.tensor(scores, dtype=torch.float64, device="cpu")
 
 
 def _estimate(
@@ -430,7 +433,7 @@ def _estimate(
 
 def _check(name: str, value: Tensor | np.ndarray, reference: Reference | None = None, least: int = 2) -> Tensor:
     """Features as a float64 tensor (N, d) on the CPU."""
-    x = torch.as_tensor(value).detach().cpu().double()
+    x = arguments.dense(name, value)
     if x.ndim != 2 or not x.shape[1]:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; features are (N, d), a row per image")
     if len(x) < least:

@@ -87,7 +87,9 @@ def statistics(pixels: Pixels) -> dict[str, Tensor]:
     """Mean image and colour covariance per DCT frequency (most images), second moment per frequency (exact pixels)."""
 
     def moments(images: Tensor) -> tuple[Tensor, Tensor]:
-        total, square = torch.zeros(3, 32, 32, dtype=torch.float64), torch.zeros(32, 32, 3, 3, dtype=torch.float64)
+        total, square = (
+            torch.zeros(shape, dtype=torch.float64, device="cpu") for shape in ((3, 32, 32), (32, 32, 3, 3))
+        )
         for part in images.split(5000):
             y = dct2(part.cpu().double() / 127.5 - 1)
             total, square = total + y.sum(0), square + torch.einsum("bcij,blij->ijcl", y, y)
@@ -218,9 +220,11 @@ def validate(
         total, total_eps = 0.0, 0.0
         for part in images.split(batch):
             x0 = part.float() / 127.5 - 1
-            z = torch.randn(x0.shape, generator=generator).to(x0)
+            z = torch.randn(x0.shape, generator=generator, device="cpu").to(x0)
             if isinstance(denoiser, BlurringNetwork):
-                sigma = nets.blurring_level(torch.tensor(level, dtype=torch.float64)) / nets.blur_damping(level)
+                sigma = nets.blurring_level(torch.tensor(level, dtype=torch.float64, device="cpu")) / nets.blur_damping(
+                    level
+                )
                 y0, s = dct2(x0), sigma.to(x0)
                 e = denoiser.posterior_eps(y0 + s * z, sigma)
                 total += float((s * (e - z)).square().double().sum())

@@ -113,7 +113,7 @@ def coefficients(
     run: Any, process: Any, times: Tensor, predictions: int, draws: int, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """What every state is made of, from a run on basis vectors."""
-    basis = torch.eye(1 + predictions + draws, dtype=torch.float64)
+    basis = torch.eye(1 + predictions + draws, dtype=torch.float64, device="cpu")
     asked, drawn = iter(range(1, 1 + predictions)), iter(range(1 + predictions, len(basis)))
     net = Recorded(lambda kind, x, sigma: basis[next(asked)][None])
     noise = (lambda u: basis[next(drawn)][None]) if draws else None
@@ -196,7 +196,7 @@ def _say(port: Any, what: dict[str, Any]) -> None:
 
 def _compared(what: str, ours: Any, theirs: Any, tolerance: float) -> list[str]:
     try:
-        a, b = (torch.tensor(values, dtype=torch.float64) for values in (ours, theirs))
+        a, b = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (ours, theirs))
     except (TypeError, ValueError):
         return [f"{what}: no numbers"]
     if a.shape != b.shape:

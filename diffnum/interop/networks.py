@@ -50,19 +50,20 @@ def betas_of(scheduler: Any) -> Tensor:
         raise DiffnumError("rescale_betas_zero_snr=True ends where no data are left, and no ODE starts there")
     n, name = get("num_train_timesteps", 1000), get("beta_schedule", "linear")
     if get("trained_betas") is not None:
-        return torch.as_tensor(get("trained_betas"), dtype=torch.float64, device="cpu")
-    low, high = get("beta_start", 1e-4), get("beta_end", 0.02)
+        return arguments.array("trained_betas", get("trained_betas"))
+    n = arguments.whole("num_train_timesteps", n)
+    low, high = (arguments.share(key, get(key, usual)) for key, usual in (("beta_start", 1e-4), ("beta_end", 0.02)))
     if name == "linear":
         return torch.linspace(low, high, n, dtype=torch.float64, device="cpu")
     if name == "scaled_linear":
         return torch.linspace(low**0.5, high**0.5, n, dtype=torch.float64, device="cpu") ** 2
     if name == "squaredcos_cap_v2":
         bar = [math.cos((k / n + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(n + 1)]
-        return torch.tensor([min(1 - b / a, 0.999) for a, b in pairwise(bar)], dtype=torch.float64)
+        return torch.tensor([min(1 - b / a, 0.999) for a, b in pairwise(bar)], dtype=torch.float64, device="cpu")
     table = getattr(scheduler, "betas", None)
     if table is None:
         raise DiffnumError(f"beta_schedule={name!r} is not known here; give the scheduler trained_betas")
-    return torch.as_tensor(table, dtype=torch.float64, device="cpu")
+    return arguments.array("betas", table)
 
 
 def from_diffusers(
@@ -126,7 +127,8 @@ class Indexed(Frozen):
         """The prediction for u (B, *event) at time t, a float, () or (B,)."""
         kind = getattr(self.unet, "dtype", None)
         x = u.to(kind) if isinstance(kind, torch.dtype) else u
-        k = (torch.as_tensor(t, dtype=torch.float64).to(u.device) * self.size - 1).to(torch.float32)
+        where = t.device if isinstance(t, Tensor) else "cpu"
+        k = (torch.as_tensor(t, dtype=torch.float64, device=where).to(u.device) * self.size - 1).to(torch.float32)
         nearest = k.round()
         k = torch.where((k - nearest).abs() < 1e-3, nearest, k).clamp_min(0).expand(len(u))
         given = self.condition(x) if callable(self.condition) else self.condition or {}

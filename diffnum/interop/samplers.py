@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from diffnum import noise
+from diffnum import arguments, noise
 from diffnum.interop.networks import from_edm
 from diffnum.problem import Problem
 from diffnum.processes import VE
@@ -42,7 +41,9 @@ def sampler(solver: str | Callable[..., Any], **options: Any) -> Callable[..., T
         disable: bool | None = None,
         seed: int = 0,
     ) -> Tensor:
-        times = torch.as_tensor(sigmas).detach().to("cpu", torch.float64)
+        times = arguments.array("sigmas", sigmas)
+        if times.ndim != 1 or len(times) < 2:
+            raise ValueError(f"sigmas has shape {tuple(times.shape)}; give at least two levels, decreasing")
         process = VE(times.max().item())
         problem = Problem(process, from_edm(model, extra_args))
         source = noise.Seeded(seed) if draws_noise(run) else None

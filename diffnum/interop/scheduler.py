@@ -73,7 +73,7 @@ class DiffnumScheduler(SchedulerMixin, ConfigMixin):
             raise DiffnumError(f"prediction_type={prediction_type!r} must be one of {', '.join(KINDS)}")
         self.process = VP.from_betas(betas_of(self.config))
         self.init_noise_sigma = 1.0
-        self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+        self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1, device="cpu")
         self.num_inference_steps: int | None = None
         self._run: Questions | None = None
 
@@ -95,10 +95,10 @@ class DiffnumScheduler(SchedulerMixin, ConfigMixin):
             asked.append(float(t))
             return torch.zeros_like(u)
 
-        self._solve(model, torch.zeros(1, 1, 1, 1, dtype=torch.float64), Seeded(0))
+        self._solve(model, torch.zeros(1, 1, 1, 1, dtype=torch.float64, device="cpu"), Seeded(0))
         if not asked or abs(asked[0] - float(self.times[0])) > 1e-9:
             raise DiffnumError(f"{c.solver} does not begin with an evaluation of its start; a pipeline always does")
-        self.timesteps = torch.tensor([self._index(t) for t in asked], dtype=torch.float32, device=device)
+        self.timesteps = torch.tensor([self._index(t) for t in asked], dtype=torch.float32, device=device or "cpu")
         self.num_inference_steps, self._run, self._asked = num_inference_steps, None, 0
 
     def step(

@@ -215,7 +215,7 @@ def richardson(coarse: Tensor, fine: Tensor, order: int, ratio: float = 2.0) -> 
     return fine.double() - error, error
 
 
-def ladder(grid: Callable[..., Tensor], process: Any, **ends: float) -> Callable[[int], Tensor]:
+def ladder(grid: Callable[..., Tensor], process: Any, **ends: float | None) -> Callable[[int], Tensor]:
     """A grid as the function ``steps -> times`` that :func:`convergence` takes."""
     return lambda steps: grid(process, steps, **ends)
 

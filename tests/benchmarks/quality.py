@@ -75,7 +75,7 @@ def recipe(name: str, budget: int, device: str = "cpu", batch: int = quality.BAT
     process = named.process(settings["process"])
     options = settings.get("options", {})
     steps = steps_within(budget, process, settings["solver"], process.t_end, **options)
-    return quality.recipe(steps=steps, half=True, device=device, batch=batch, **settings)
+    return quality.recipe(steps=steps, device=device, batch=batch, **settings)
 
 
 def cells() -> list[tuple[str, int]]:

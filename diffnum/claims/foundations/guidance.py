@@ -31,7 +31,7 @@ def quantiles(weight: float) -> torch.Tensor:
     "The gradient of a classifier makes a denoiser conditional",
     where=DHARIWAL,
     kind="proposition",
-    page="guidance-claims",
+    page="prop-guidance-one",
     derived="diffnum.derive.guidance.posterior_mean_residuals",
 )
 def gradient_makes_conditional() -> Verdict:
@@ -54,7 +54,7 @@ def gradient_makes_conditional() -> Verdict:
     "Gradients scaled by s sample from p(x) p(y | x)^s, normalised",
     where=f"{DHARIWAL}, section 4.3",
     kind="implicit",
-    page="guidance-claims",
+    page="thm-guidance-defect",
     derived="diffnum.derive.guidance.field_defect",
 )
 def scaled_gradients_sample_the_power() -> Verdict:

@@ -20,7 +20,7 @@ from diffnum.measure import analysis
     "Mean and covariance of a linear SDE are known in closed form, on phase space and for blurring too",
     where="Song et al. 2021, arXiv:2011.13456; Pandey and Mandt 2023",
     kind="proposition",
-    page="linear-sde-claims",
+    page="thm-linear-sde-moments",
     derived="diffnum.derive.linear_sde.solve_moments",
 )
 def moments_in_closed_form() -> Verdict:
@@ -52,7 +52,7 @@ def moments_in_closed_form() -> Verdict:
     "VP and VE are the same up to scaling and clock",
     where="Karras et al. 2022, arXiv:2206.00364",
     kind="proposition",
-    page="linear-sde-claims",
+    page="prop-linear-sde-ve",
     derived="diffnum.derive.linear_sde.rescaled_process_residuals",
 )
 def vp_is_scaled_ve() -> Verdict:
@@ -161,7 +161,7 @@ def difference_for_the_variance() -> Verdict:
     "lambda is free: any noise may be added to the reverse equation",
     where="Huang et al. 2021, arXiv:2106.02808; gDDIM and ER-SDE",
     kind="proposition",
-    page="reversing-claims",
+    page="thm-reversing-family",
     derived="diffnum.derive.reversing.reverse_family_residual",
 )
 def lambda_is_free() -> Verdict:
@@ -181,7 +181,7 @@ def lambda_is_free() -> Verdict:
     "The reverse SDE retraces the forward process",
     where="Anderson 1982",
     kind="theorem",
-    page="reversing-claims",
+    page="prop-reversing-gaussian",
     derived="diffnum.derive.reversing.joint_covariance",
 )
 def retraces_the_forward_process() -> Verdict:
@@ -207,7 +207,7 @@ def retraces_the_forward_process() -> Verdict:
     "The probability flow is a bijection between noise and data",
     where="Song et al. 2021, arXiv:2011.13456",
     kind="proposition",
-    page="reversing-claims",
+    page="prop-reversing-quantile",
     derived="diffnum.derive.reversing.quantile_residuals",
 )
 def flow_is_a_bijection() -> Verdict:
@@ -232,7 +232,7 @@ def flow_is_a_bijection() -> Verdict:
     "Noise corrects errors: a wrong start is forgotten",
     where="Karras et al. 2022, arXiv:2206.00364, section 4",
     kind="headline",
-    page="reversing-claims",
+    page="prop-reversing-gaussian",
     derived="diffnum.derive.reversing.gaussian_moment_residuals",
 )
 def noise_forgets_the_start() -> Verdict:

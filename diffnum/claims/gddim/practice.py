@@ -89,7 +89,7 @@ def higher_order_better() -> Verdict:
     "One stochastic step has the right mean and covariance of a point, for every lambda",
     where="section 4, proposition 4",
     kind="proposition",
-    page="gddim-stochastic",
+    page="prop-gddim-stochastic",
     derived="diffnum.derive.gddim.stochastic_residuals",
 )
 def stochastic_step_exact() -> Verdict:

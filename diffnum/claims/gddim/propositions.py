@@ -17,7 +17,7 @@ from diffnum.measure import analysis
     "On VP the noise prediction of a point is constant along the exact path",
     where="section 3, proposition 1",
     kind="proposition",
-    page="gddim-theory",
+    page="prop-gddim-exact",
     derived="diffnum.derive.gddim.point_mass_residuals",
 )
 def noise_constant_on_a_point() -> Verdict:
@@ -65,7 +65,7 @@ def stochastic_ddim_is_the_lambda_sde() -> Verdict:
     "Every member of the lambda family of reverse equations keeps the marginals",
     where="section 2, equation 6",
     kind="proposition",
-    page="reversing-theory",
+    page="thm-reversing-family",
     derived="diffnum.derive.gddim.marginal_residuals",
 )
 def lambda_keeps_marginals() -> Verdict:
@@ -83,7 +83,7 @@ def lambda_keeps_marginals() -> Verdict:
     "With R' = (F + GG^T inv(Sigma)/2) R the noise prediction of a point is constant on any linear process",
     where="section 4, equation 15",
     kind="theorem",
-    page="gddim-theory",
+    page="prop-gddim-exact",
     derived="diffnum.derive.gddim.root_identity_residual",
 )
 def equation_of_R() -> Verdict:
@@ -106,7 +106,7 @@ def equation_of_R() -> Verdict:
     "One deterministic step is exact for a point, on any process",
     where="section 4, proposition 3",
     kind="proposition",
-    page="gddim-theory",
+    page="prop-gddim-exact",
     derived="diffnum.derive.gddim.one_step_residual",
 )
 def one_step_exact() -> Verdict:
@@ -123,7 +123,7 @@ def one_step_exact() -> Verdict:
     "R is the Cholesky root times a rotation, whose angle is one integral (ours)",
     where="not in the paper",
     kind="theorem",
-    page="gddim-theory",
+    page="thm-gddim-rotation",
     derived="diffnum.derive.gddim.rotation_residuals",
 )
 def R_is_L_times_a_rotation() -> Verdict:
@@ -143,7 +143,7 @@ def R_is_L_times_a_rotation() -> Verdict:
     "The multistep method with q nodes has order q",
     where="section 4, equations 19 to 21",
     kind="theorem",
-    page="gddim-multistep",
+    page="thm-exponential-order",
     derived="diffnum.derive.gddim.local_error",
 )
 def multistep_order() -> Verdict:
@@ -200,7 +200,7 @@ def order_down_to_zero() -> Verdict:
     "The first step of the ramp leaves -s^2 (rho'/rho^2)^2 h^2 / 2 and no later step adds to it (ours)",
     where="not in the paper",
     kind="proposition",
-    page="gddim-multistep",
+    page="prop-gddim-start",
     derived="diffnum.derive.gddim.start_defect",
 )
 def first_step_is_all() -> Verdict:
@@ -246,7 +246,7 @@ def first_step_is_all() -> Verdict:
     "A corrector adds an order",
     where="section 4, algorithm 1",
     kind="proposition",
-    page="gddim-multistep",
+    page="thm-exponential-ramp",
     derived="diffnum.derive.gddim.local_error",
 )
 def corrector_adds_an_order() -> Verdict:

@@ -20,7 +20,7 @@ from diffnum.measure import analysis
     "The conjugate transform turns the equation into one with a chosen linear part",
     where=REVIEWS,
     kind="theorem",
-    page="psld-theory",
+    page="thm-psld-conjugate",
     derived="diffnum.derive.psld.conjugate_residuals",
 )
 def conjugate_transform() -> Verdict:
@@ -37,7 +37,7 @@ def conjugate_transform() -> Verdict:
     "With B = 0 on VP it is DDIM",
     where=REVIEWS,
     kind="proposition",
-    page="psld-theory",
+    page="prop-psld-special",
     derived="diffnum.derive.psld.ddim_residuals",
 )
 def b_zero_on_vp_is_ddim() -> Verdict:
@@ -65,7 +65,7 @@ def apart(one: dict, other: dict, steps: int = 50) -> float:
     "With B = 0 it is gDDIM",
     where=REVIEWS,
     kind="proposition",
-    page="psld-theory",
+    page="prop-psld-special",
     derived="diffnum.derive.psld.gddim_residuals",
 )
 def b_zero_is_gddim() -> Verdict:
@@ -218,7 +218,7 @@ def best_lambda_shrinks() -> Verdict:
     "The stability theorem tells which lambda to take",
     where=REVIEWS,
     kind="theorem",
-    page="psld-theory",
+    page="thm-psld-stability",
     derived="diffnum.derive.psld.best_lambda",
 )
 def stability_theorem() -> Verdict:
