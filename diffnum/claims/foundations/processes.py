@@ -8,7 +8,7 @@ import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.measure import gaussian_line, table, zero
+from diffnum.claims.measure import gaussian_line, left, table, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, verdict
 from diffnum.denoisers import targets
 from diffnum.derive import linear_sde as derive
@@ -42,7 +42,7 @@ def moments_in_closed_form() -> Verdict:
         wrong[type(process).__name__] = max(gap.item(), wrong.get(type(process).__name__, 0.0))
     rest = zero(*(sp.simplify(r.doit()) for p in ("vp", "ve") for r in derive.moment_residuals(p)))
     saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}; {', '.join(wrong)}: transition and covariance are those of "
+        f"{left(rest)}; {', '.join(wrong)}: transition and covariance are those of "
         f"an integrator that knows F and G alone, to 1e-8"
     )
     return verdict(rest and max(wrong.values()) < 1e-8, saw, {"processes": len(wrong)})
@@ -66,7 +66,7 @@ def vp_is_scaled_ve() -> Verdict:
     unscaled = abs(dn.VP().sigma(0.5) / dn.VP().rho(0.5) - 1)
     rest = zero(*derive.rescaled_process_residuals())
     saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}; x/alpha on two VP schedules is the state of VE, within 1e-12 "
+        f"{left(rest)}; x/alpha on two VP schedules is the state of VE, within 1e-12 "
         f"of rho; without the scale noise levels differ by {unscaled:.2f} at t = 1/2"
     )
     return verdict(rest and gap < 1e-12 < unscaled, saw, {"unscaled": unscaled})
@@ -221,7 +221,7 @@ def flow_is_a_bijection() -> Verdict:
         apart[end] = x.ravel().diff().min().item() / (x.max() - x.min()).item()
     rest = zero(*reversing.quantile_residuals())
     saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'} along quantiles; of 40 starts the nearest two ends are "
+        f"{left(rest)} along quantiles; of 40 starts the nearest two ends are "
         f"{apart[0.3]:.1e} of the range apart at rho = 0.3 and {abs(apart[0.0]):.0e} at 0, where the data are 4 points"
     )
     inside, outside = rest and apart[0.3] > 1e-6, apart[0.0] > 1e-6

@@ -15,7 +15,7 @@ from diffnum.claims.integrators.settings import (
     slope,
     weak_slope,
 )
-from diffnum.claims.measure import quality, table, zero
+from diffnum.claims.measure import distances, left, quality, table, zero
 from diffnum.claims.store import results
 from diffnum.claims.verdicts import Verdict, claim, conditional, not_tried, several, verdict
 from diffnum.derive import psld as derive
@@ -198,7 +198,7 @@ def bias_of_lambda_s() -> Verdict:
         away[n] = ((two - one - predicted).abs().max() / predicted.abs().max()).item()
     rest = zero(*derive.bias_residuals())
     saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}; covariance with lambda_s = 2 less that with 1: largest entry "
+        f"{left(rest)}; covariance with lambda_s = 2 less that with 1: largest entry "
         f"{predicted.abs().max():.2e} in the limit, from which 128 steps of ROBAB are {away[128]:.1%} away, 512 "
         f"{away[512]:.1%}"
     )
@@ -307,10 +307,7 @@ def fids() -> Verdict:
 )
 def splitting_beats_baselines() -> Verdict:
     pairs = {f"{n} against {other}": quality(("RVV", n), (other, n)) for n in BUDGETS for other in ("EM", "SSCS")}
-    saw = "distance of RVV less that of the other: " + ", ".join(
-        f"{k} {p.numbers['limit']:.0f} [{p.numbers['low']:.0f}, {p.numbers['high']:.0f}]" for k, p in pairs.items()
-    )
-    return several(pairs, saw, {k.replace(" against ", "_"): p.numbers["limit"] for k, p in pairs.items()})
+    return distances(pairs, "distance of RVV less that of the other", ".0f")
 
 
 @claim(
