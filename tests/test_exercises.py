@@ -146,6 +146,9 @@ def test_stochastic():
     assert slopes[-1] == pytest.approx(2, abs=0.1) and all(theirs < ours for ours, theirs in errors)
     apart = stochastic.two_clocks((64, 1024))[0]
     assert apart[0] > 8 * apart[1]
+    wrong = {key: abs(error) for key, error in stochastic.langevin_errors().items()}
+    assert 0.25 < wrong[10, 0.3] / wrong[10, 0.0] < 0.4 and wrong[160, 0.3] > wrong[160, 0.0]
+    assert wrong[40, 0.1] < wrong[80, 0.0] / 2 and wrong[160, 0.1] > wrong[320, 0.0], "at equal evaluations"
     assert min(stochastic.heun_orders()) > 1.9
     stochastic.checked()
     ratios, steps = stochastic.rule_shows()

@@ -10,6 +10,7 @@ from diffnum import analysis, checks, grids, targets
 from diffnum.coefficients import act
 from diffnum.measure.analysis import ladder, local_slopes, rms
 from diffnum.noise import Brownian
+from diffnum.solvers import transfer
 
 
 def two_m(steps=(20, 40, 80)):
@@ -43,6 +44,29 @@ def two_clocks(steps=(64, 256, 1024)):
             ends.append(dn.solve(problem, name, u, times, noise=noise).u)
         apart.append(rms(ends[0] - ends[1]))
     return apart, local_slopes(steps, apart)
+
+
+def langevin(problem, u, times, noise, size=0.1):
+    """DDIM, and after each step one of Langevin's equation at the new level."""
+    for t, s in pairwise(times):
+        sigma = problem.process.levels(s)[1]
+        delta = size * sigma**2
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+        u = u - delta / sigma * problem.eps(u, s) + (2 * delta) ** 0.5 * noise(u)
+        yield u
+
+
+def langevin_errors(steps=(10, 40, 80, 160, 320), sizes=(0.0, 0.1, 0.3)):
+    """Relative errors of the variance at the end, for data N(0, 1/4)."""
+    problem = dn.Problem(dn.VP(), dn.Gaussian([0.0], [0.25]))
+    found = {}
+    for n in steps:
+        times = grids.log_snr(problem.process, n, t_end=0.05)
+        right = analysis.exact_law(problem, times[-1].item())[1].item()
+        for size in sizes:
+            law = analysis.law(problem, langevin, times, size=size)
+            found[n, size] = law[1].item() / right - 1
+    return found
 
 
 @dn.method(weak_order=2, nfe=lambda n: 2 * n, paper="exercise", kind="sde")
