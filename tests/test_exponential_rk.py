@@ -47,8 +47,10 @@ def test_weights_are_the_derived_ones(prediction):
         number = sp.Float(h, 40)
         expected = [keep, *(scale * float(part(kappa, number)) for part in (derive.frozen, derive.line))]
         # the length h is a difference of logarithms
-        assert one_step(process, t, s, prediction) == pytest.approx(expected, rel=1e-13 / min(h, 1))
-    assert slope_gain(0.5) == pytest.approx(slope_gain(0.5 + 1e-9), rel=3e-9)
+        got = one_step(process, *(torch.tensor([x], dtype=torch.float64) for x in (t, s, h)), prediction)
+        assert [part.item() for part in got] == pytest.approx(expected, rel=1e-13 / min(h, 1))
+    below, above = slope_gain(torch.tensor([0.5, 0.5 + 1e-9], dtype=torch.float64)).tolist()
+    assert below == pytest.approx(above, rel=3e-9)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
