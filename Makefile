@@ -42,7 +42,7 @@ CHOSEN    = $(if $(LAB),$(firstword $(wildcard $(LAB) notebooks/$(LAB) notebooks
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup core sample test lint types unit notebooks book portable portable-quick lab gpu-check gpu-train \
-  bench quality claims gallery assignments trial format execute clean distclean
+  bench kills peers quality claims gallery assignments trial format execute clean distclean
 
 help: ## show this list
 	@echo "diffnum: diffusion samplers as numerical methods"
@@ -176,6 +176,13 @@ gpu-train: $(GPU_NEEDS) ## train a larger denoiser on a GPU, 9 minutes with load
 # Wants a quiet machine; writes what the book's page on work and precision shows.
 bench: $(STAMPS)/dev ## time every solver against its hand-written form (5 minutes; not part of `make test`)
 	OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks
+
+# Every trial is a run that is killed at a random moment and goes on with another number of processes.
+kills: $(STAMPS)/dev ## kill runs of several processes at random moments; they must go on to the same images (minutes)
+	$(PY) -m tests.benchmarks.kills $(ARGS)
+
+peers: $(STAMPS)/core ## install the libraries that `make bench` compares with, each into a folder of its own
+	$(PY) -m diffnum.interop.audit.environment
 
 # Hours on a CPU, minutes on a GPU (ARGS="--device cuda --batch 1000 -n 50000"); goes on where it was stopped.
 quality: $(STAMPS)/dev ## draw 1,000 images of every sampler of the quality chapter and judge the papers' claims

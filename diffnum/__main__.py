@@ -1,5 +1,6 @@
 """``python -m diffnum`` and the command ``diffnum``."""
 
+import os
 import signal
 import sys
 
@@ -23,6 +24,7 @@ def main() -> None:
     Exits with the status of the command, 130 after Ctrl-C, 143 after SIGTERM.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # of processes that go, one of ours says why, in one line
     try:
         from diffnum.cli import main as run
 

@@ -89,7 +89,7 @@ class Problem(Frozen):
         Args:
             u: a state.
             times: the grid, checked.
-            middles: a further time inside each of the first steps, for stages.
+            middles: further times, for stages: one inside each of the first steps, where steps begin or end there.
         """
         return self.changed(_grid=_OnGrid(self.process, u, times, middles))
 
@@ -134,6 +134,7 @@ class Problem(Frozen):
     def _evaluate(self, function: Callable[..., Tensor], x: Tensor, level: Any) -> Tensor:
         """One evaluation, counted. What comes back is checked the first time in a run."""
         self.count()
+        before = None if self._counts[0].met else x.clone()
         out = function(x, level)
         if self._counts[0].keeps:
             self._counts[0].last = (x, level, out, function is self._clean)
@@ -143,6 +144,12 @@ class Problem(Frozen):
                 raise DiffnumError(
                     f"the denoiser returned {arguments.shown(out)} for {arguments.shown(x)} on {x.device}; it must "
                     "return a tensor of the same shape, dtype and device (dn.from_prediction wraps a model)"
+                )
+            if before is not None and not torch.equal(x, before) and bool(before.isfinite().all()):
+                with torch.no_grad():
+                    x.copy_(before)
+                raise DiffnumError(
+                    "the denoiser wrote into the state it was given, and it goes on; let it copy first (inplace=False)"
                 )
             self._counts[0].met = self._counts[0].like is not None
         return out

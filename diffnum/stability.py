@@ -8,7 +8,8 @@ together; it is tried on Gaussian data, on which a run is linear in these errors
 
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from functools import lru_cache
+from itertools import cycle, pairwise
 from math import log
 from typing import Any
 
@@ -28,6 +29,7 @@ BOUND = 1e4
 VARIANCES = (0.0, 1 / 16, 1.0)  # of the Gaussian data, one number each: a point, and up to the spread of images
 ROWS = 16  # one without errors, the others with random signs
 SHORT = 2.5  # factor by which the noise level may fall in a step that needs no trial
+EVEN = 2.0  # and by which the fall of its logarithm may exceed that of the step before
 ALIKE = 16  # cells for each factor e of time
 LONGEST = 100  # steps of a grid that is tried before a run: more are stable on grids that anybody takes
 
@@ -39,10 +41,7 @@ class Disturbed(Frozen):
 
     def __init__(self, size: float) -> None:
         self.variances = torch.tensor(VARIANCES, dtype=torch.float64, device="cpu")
-        signs = torch.randint(2, (512, ROWS, 1), generator=torch.Generator().manual_seed(0), device="cpu")
-        off = size * (2.0 * signs.double() - 1)
-        off[:, 0] = 0
-        self.off = cycle(off.unbind())
+        self.off = cycle(_errors(size))
 
     def eps(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The noise prediction, off by the error."""
@@ -53,14 +52,27 @@ class Disturbed(Frozen):
         return x - sigma * self.eps(x, sigma)
 
 
+@lru_cache(maxsize=8)
+def _errors(size: float) -> tuple[Tensor, ...]:
+    """Errors of 512 predictions in a row, each ``(ROWS, 1)``."""
+    signs = torch.randint(2, (512, ROWS, 1), generator=torch.Generator().manual_seed(0), device="cpu")
+    off = size * (2.0 * signs.double() - 1)
+    off[:, 0] = 0
+    return off.unbind()
+
+
 def growth(
     process: Any, solver: Callable[..., Iterator[Tensor]], times: Any, size: float = 1e-10, **options: Any
 ) -> float:
     """How many times larger errors of the noise prediction are at the end; see ``analysis.growth``."""
     if arguments.process(process).family == "blurring":
         raise ValueError(f"process={process!r} acts on images; the growth of errors is measured on vectors")
-    grid = check_times(times, process).tolist()
-    start = process.prior((1, len(VARIANCES)), dtype=torch.float64, seed=0)
+    return _tried(process, solver, check_times(times, process).tolist(), size, options)
+
+
+def _tried(process: Any, solver: Callable[..., Any], grid: list[float], size: float, options: dict[str, Any]) -> float:
+    """The same on a grid that has been checked."""
+    start = kept.get((_tried, process), lambda: process.prior((1, len(VARIANCES)), dtype=torch.float64, seed=0))
     end = u = start.repeat(ROWS, *(1,) * (start.ndim - 1))
     problem = Problem(process, Disturbed(size))
     with torch.no_grad(), warnings.catch_warnings():
@@ -72,29 +84,33 @@ def growth(
 
 
 def tame(process: Any, times: list[float]) -> bool:
-    """Whether the steps are so short that nothing needs to be tried.
+    """Whether the steps are so short and even that nothing needs to be tried, with options left as they are.
 
-    On VP and VE, where the schedule has no pole at the start, all methods of the library on all grids of 4 to 100 steps
-    whose noise level falls by at most :data:`SHORT` in each step magnified errors 330 times at most.
+    On VP and VE, where the schedule has no pole at the start, all methods of the library with their default options
+    magnify errors less than :data:`BOUND` on grids whose noise level falls by at most :data:`SHORT` in each step, and
+    its logarithm by at most :data:`EVEN` times as much as in the step before.
     """
     if process.family != "isotropic" or not process.calm_start or times[-1] == 0:
         return False
-    rho = process.rho(times)
-    return bool((rho[:-1] <= SHORT * rho[1:]).all())
+    falls = [log(r / s) for r, s in pairwise(process.rho(times).tolist())]
+    return max(falls) <= log(SHORT) and all(h <= EVEN * before for before, h in pairwise(falls))
 
 
 def look(process: Any, name: str, solver: Callable[..., Any], times: list[float], options: dict[str, Any]) -> None:
     """Warn before a run whose errors grow beyond :data:`BOUND`; tried on data of its own, once for all grids alike.
 
-    Left out are runs from data to noise, grids that are :func:`tame` or have more than :data:`LONGEST` steps, and
-    processes of images. Grids are alike if the times of one are within about 6 % of those of the other.
+    Left out are runs from data to noise, grids that are :func:`tame` for a method without options, grids of more than
+    :data:`LONGEST` steps, and processes of images. Grids are alike if the times of one are within about 6 % of those of
+    the other.
     """
-    if times[0] < times[-1] or len(times) - 1 > LONGEST or process.family == "blurring" or tame(process, times):
+    if times[0] < times[-1] or len(times) - 1 > LONGEST or process.family == "blurring":
+        return
+    if not options and tame(process, times):
         return
     alike = tuple(round(ALIKE * log(t)) if t else None for t in times)
     try:
         key = (growth, process, solver, alike, tuple(options.items()))
-        grown = kept.get(key, lambda: growth(process, solver, times, 1e-6, **options))
+        grown = kept.get(key, lambda: _tried(process, solver, times, 1e-6, options))
     except TypeError:  # an option that cannot be a key: nothing of the library has one
         return
     if grown > BOUND:

@@ -63,14 +63,21 @@ def test_truth_between_any_levels_and_from_infinity(bench):
     assert (bench.truth(inf, 0.0) - bench.truth(3e4, 0.0)).abs().max() < 1e-3
 
 
+def test_no_start_state_decides_what_is_measured(bench):
+    """Else the order is that of one state near the border between the modes, where it takes many more steps to show."""
+    run = of_diffnum.run("ddim", {}, bench, 80)
+    squares = (run.y - bench.truth(run.start, run.end)).square().sum(1)
+    assert squares.max() < benches.STARTS * squares.sum()
+
+
 def test_own_solvers_are_measured_like_the_others(bench):
     rows = {}
     for sampler in of_diffnum.samplers():
-        if sampler.name in ("ddim", "dpmpp_2m", "edm_heun"):
-            rows[sampler.name] = benches.measure(bench, "diffnum", "", sampler, (40, 80, 160, 320))
+        if sampler.name in ("ddim", "dpmpp_2m", "edm_heun") and sampler.variant == "to rho = 0.05":
+            rows[sampler.name] = benches.measure(bench, "diffnum", "", sampler, (80, 160, 320, 640))
     for name, order in (("ddim", 1), ("dpmpp_2m", 2), ("edm_heun", 2)):
-        assert rows[name].judged["order"] == pytest.approx(order, abs=0.15)
-    assert rows["edm_heun"].nfe == [80, 160, 320, 640] and "2 evaluations a step" in rows["edm_heun"].remarks
+        assert rows[name].judged["order"] == pytest.approx(order, abs=0.1)
+    assert rows["edm_heun"].nfe == [160, 320, 640, 1280] and "2 evaluations a step" in rows["edm_heun"].remarks
     assert json.loads(json.dumps(rows["ddim"].plain()))["claim"] == 1
 
 
@@ -79,11 +86,11 @@ def test_a_file_of_samplers_and_one_that_fails_among_them(tmp_path):
     path.write_text(SAMPLERS)
     assert [s.name for s in of_file.samplers(path)] == ["euler", "euler", "broken", "half"]
     seen = []
-    rows = list(session.rows(str(path), steps=(20, 40, 80), told=lambda i, n, name: seen.append((i, n))))
+    rows = list(session.rows(str(path), steps=(80, 160, 320), told=lambda i, n, name: seen.append((i, n))))
     assert [row["sampler"] for row in rows] == ["euler", "euler", "broken", "half"] and seen[-1] == (3, 4)
-    assert rows[0]["order"] == pytest.approx(1, abs=0.15) and rows[0]["nfe"] == [20, 40, 80]
+    assert rows[0]["order"] == pytest.approx(1, abs=0.1) and rows[0]["nfe"] == [80, 160, 320]
     assert rows[2]["order"] is None and "on purpose" in rows[2]["remarks"][0]
-    assert rows[3]["claim"] == 2 and any("claims order 2, shows" in said for said in rows[3]["remarks"])
+    assert rows[3]["claim"] == 2 and any("claims order 2, shows 1" in said for said in rows[3]["remarks"])
     for text in (report.markdown(rows), report.html(rows)):
         assert "on purpose" in text and "euler" in text
     (tmp_path / "empty.py").write_text("x = 1\n")
@@ -141,5 +148,9 @@ def test_the_stored_audit_is_of_the_pinned_versions_and_of_every_solver():
     versions = {row["library"]: row["version"] for row in rows}
     for library, pins in environment.PINS.items():
         assert pins[0].endswith(f"=={versions[library]}")
-    ours = {row["sampler"] for row in rows if row["library"] == "diffnum"}
-    assert ours >= {s.name for s in of_diffnum.samplers()}, "run diffnum audit --json book/results/audit.json"
+    ours = [row for row in rows if row["library"] == "diffnum"]
+    names = {row["sampler"] for row in ours}
+    assert names >= {s.name for s in of_diffnum.samplers()}, "run diffnum audit --json book/results/audit.json"
+    for row in ours:
+        if "to rho" in row["variant"]:  # where 1280 steps are many for every method
+            assert row["last_pair"] == pytest.approx(row["claim"], abs=0.1) or row["floor"] < 1e-11, row

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import overhead, scaling
+from benchmarks import overhead, peers, scaling
 from benchmarks.__main__ import broken_scaling
 
 import diffnum as dn
@@ -65,6 +65,12 @@ def test_limits_of_scaling_are_told_where_they_do_not_hold():
         {"new_grid_ms": {"er_sde": {1000: 61.0}}},
     ):  # fmt: skip
         assert len(broken_scaling(good | change)) == 1
+
+
+def test_the_cheapest_peer_is_the_one_to_beat():
+    found = {"a": {"cost": {"ddim": {"ratio": 3.0}, "lms": {"ratio": 0.9}}}, "b": {"cost": {"ddim": {"ratio": 2.0}}}}
+    assert peers.fastest(found) == {"ddim": ("b", 2.0), "lms": ("a", 0.9)} and peers.fastest({}) == {}
+    assert {solver for solver, *_ in peers.METHODS.values()} <= set(dn.solvers.registry)
 
 
 def test_the_start_of_the_program_is_measured_in_cpu_time():

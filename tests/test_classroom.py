@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from diffnum import cli
 from diffnum.classroom import assignments, check, course, points_for
+from diffnum.classroom.bench import solution as solution_of
 from diffnum.classroom.find import Cell
-from diffnum.classroom.grade import CHECKS, check_file
+from diffnum.classroom.grade import CHECKS, check_file, points_of
 from diffnum.classroom.marks import Mark, asked, marks
 from diffnum.classroom.problems import DEFAULT, Problems, read
 from diffnum.classroom.report import FORMATS, dumps, faults, html
@@ -475,3 +476,43 @@ def with_line(notebook: str, line: str) -> str:
     cell = next(cell for cell in read["cells"] if cell["cell_type"] == "code")
     cell["source"] = [*cell["source"], "\n", line]
     return json.dumps(read)
+
+
+BAD_PROBLEMS = {
+    "nested": "a = " + "[" * 5000,
+    "an unknown table": "[mixtures]\nstds = 3",
+    "a table that is none": "assignment = 1",
+    "one end": "[ends]\nisotropic = [1.0]",
+    "ends the wrong way round": "[ends]\ntime = [0.1, 0.9]",
+    "an end that is none": '[ends]\nsigma = [1.0, "a"]',
+    "an unknown parameter": "[vp]\nbeta = 1",
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROBLEMS)
+def test_problems_that_are_none_are_no_fault_of_the_student(name, tmp_path):
+    (tmp_path / "secret.toml").write_text(BAD_PROBLEMS[name])
+    with pytest.raises(DiffnumError, match=r"secret\.toml holds no problems"):
+        read(tmp_path / "secret.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "ask"),
+    [
+        ("points = 3", points_of), ("points = {ordre = 3}", points_of), ("points = {order = nan}", points_of),
+        ("solution = 3", solution_of), ('solution = "none.py:f"', solution_of),
+        ('solution = "broken.py:f"', solution_of), ('solution = "no_such_solver"', solution_of),
+    ],
+)  # fmt: skip
+def test_an_assignment_that_is_none_is_told_before_grading(text, ask, tmp_path):
+    (tmp_path / "broken.py").write_text("def f(:")
+    (tmp_path / "secret.toml").write_text(f"[assignment]\n{text}\n")
+    with pytest.raises(DiffnumError, match="the assignment's"):
+        ask(read(tmp_path / "secret.toml"))
+
+
+@pytest.mark.parametrize("limit", [{"seconds": 10**23}, {"seconds": 0}, {"memory": 2**70}, {"run": "3"}, {"file": 1.5}])
+def test_no_limit_is_beyond_what_the_system_takes(limit):
+    """The system would refuse it inside the student's process, and the student would be blamed."""
+    with pytest.raises(ValueError, match=next(iter(limit))):
+        Limits(**limit)

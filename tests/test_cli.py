@@ -125,9 +125,11 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
         assert run.returncode == status and not run.stderr, run.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ab4_order.png", "ddim_order.png"]
     if os.path.exists("/dev/full"):
+        buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}  # it would hide much
+        words = ["golden", "--solver", "ddim", "--steps", "1", "--out", str(tmp_path / "short.json")]
         with open("/dev/full", "w") as full:
-            run = subprocess.run([sys.executable, "-m", "diffnum", "--version"], stdout=full, stderr=subprocess.PIPE,
-                                 text=True, cwd=ROOT, timeout=600)  # fmt: skip
+            run = subprocess.run([sys.executable, "-m", "diffnum", *words], stdout=full, stderr=subprocess.PIPE,
+                                 text=True, cwd=ROOT, timeout=600, env=buffered)  # fmt: skip
         assert run.returncode == 1 and run.stderr == "diffnum: standard output: No space left on device\n"
 
 

@@ -344,5 +344,51 @@ def test_strong_constants_are_measured(power):
     assert predicted["lagged"] == pytest.approx(predicted["frozen"] / 2)
 
 
+WEAK = [(1, "paper"), (2, "paper"), (3, "paper"), (3, "corrected")]
+
+
+@pytest.mark.parametrize(("order", "derivative"), WEAK)
+def test_weak_orders_of_gaussian_data(order, derivative):
+    """Mean and variance are right to h^2 from order 2 on, for every scale and ratio of steps; covariances to h."""
+    defects, J = er_sde.weak_defects(order, derivative), c / (c + t**2)
+    assert all(defect[:2] == (0, 0) for defect in defects.values())
+    if order == 1:
+        assert sp.simplify(defects["variance"][2] + J * q0**2 * t**2) == 0
+        assert defects["mean"][2].subs(q0, 2 / t) == 0 != defects["mean"][2]  # phi = x^2 moves the mean exactly
+    else:
+        assert defects["mean"][2] == defects["variance"][2] == 0
+        assert sp.simplify(defects["covariance_0"][2] - J * q0 * (q0 * t - 1) * t) == 0
+    ode = {q0: 1 / t}
+    assert order == 1 or all(defect[2].subs(ode) == 0 for defect in defects.values())  # no noise, nothing to miss
+
+
+@pytest.mark.parametrize(("order", "derivative"), WEAK)
+def test_weak_defects_are_the_librarys(order, derivative):
+    """Third step of the solver on N(0, 1/4) from the exact moments, phi = x^1.5, over h^2, to the next power of h."""
+    variance = lambda at: 0.25 + at**2  # noqa: E731
+    moment = lambda i, j: variance(max(i, j)) * (variance(min(i, j)) / variance(max(i, j))) ** 0.75  # noqa: E731
+    derived = er_sde.weak_defects(order, derivative)
+    found = {name: [] for name in derived}
+    for step in (2e-3, 1e-3):
+        levels = [1.4 + 2.1 * step, 1.4 + 1.3 * step, 1.4, 1.4 - step]
+        linear, *shares, noise = grid_weights(dn.VE(), levels, noise_scales["x^1.5"], order, derivative=derivative)[2]
+        end, old = levels[3], levels[2::-1][:order]
+        factors = [
+            w * 0.25 / variance(at) + linear * (k == 0) for k, (w, at) in enumerate(zip(shares, old, strict=True))
+        ]
+        made = {f"covariance_{k}": [f * moment(v, at) for f, v in zip(factors, old, strict=True)]
+                for k, at in enumerate(old)}  # fmt: skip
+        made["variance"] = [f * g * moment(v, w) for f, v in zip(factors, old, strict=True)
+                            for g, w in zip(factors, old, strict=True)] + [noise**2]  # fmt: skip
+        made["mean"] = [f * (variance(at) / variance(1.4)) ** 0.75 for f, at in zip(factors, old, strict=True)]
+        right = {f"covariance_{k}": moment(end, at) for k, at in enumerate(old)}
+        right |= {"variance": variance(end), "mean": (variance(end) / variance(1.4)) ** 0.75}
+        for name in derived:
+            found[name].append((math.fsum(made[name]) - right[name]) / step**2)
+    known = {c: Q(1, 4), t: Q(7, 5), a: Q(13, 10), b: Q(8, 10), q0: Q(3, 2) / Q(7, 5)}
+    for name, (coarse, fine) in found.items():
+        assert 2 * fine - coarse == pytest.approx(float(derived[name][2].subs(known)), abs=1e-5)
+
+
 def test_symbols_do_not_clash():
     assert len({x, t, s, u, h, a, b, c, p, y, x0, e}) == 12

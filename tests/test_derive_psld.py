@@ -79,6 +79,10 @@ def test_ornstein_step_and_the_librarys():
 # ---- splitting -----------------------------------------------------------------------------------------------------
 
 
+def test_what_lambda_s_adds():
+    assert zero(*psld.bias_residuals())
+
+
 def test_lie_and_strang():
     lie, strang = psld.lie_error(), psld.strang_error()
     XY, YX = commutator(X, Y), commutator(Y, X)
@@ -260,6 +264,30 @@ def test_frozen_step_and_best_lambda():
         bound = lambda value, step=step: max(abs(1 + step * (level - value)) for level in levels.values())  # noqa: E731
         assert abs(at - expected) < 16 * ROUNDED
         assert all(bound(at) < bound(at + shift) for shift in (-1, -0.01, 0.01, 1))
+
+
+@pytest.mark.parametrize("size", [0.0, 3.0, -6.0])
+def test_momentum_substep_of_the_library(size):
+    """Type I, momentum alone, position at rest: the derived h^2 term, with the q that the gain and its noise make."""
+    process, t = dn.PSLD(), 0.4
+    position, noise, speed = 0.7, doubles(0.6, -1.1), doubles(0.8, 0.3)  # e, and its rate up in time
+    rate, gain = process.F(t), process.gain(t, "L")
+    r = -rate[1, 1].item()
+    q = (rate[1, 0] * position + gain[1] @ noise).item()
+    momentum, terms = -0.4, []
+    derived = -size / 2 * (size * momentum + q) - (gain[1] @ speed).item() / 2
+    for step in (2e-3, 1e-3):
+        through, gained = conjugate_weights(process, [(t, t - step)], "lambda", size, "L", (1,))
+        made = through[0] @ doubles(position, momentum) + gained[0] @ noise
+        tau = torch.linspace(t, t - step, 201, dtype=torch.float64)
+        # the exact row by Simpson's rule: m e^(-r (s - t)) and the integral of its source
+        at = torch.exp(r * (tau - (t - step)))
+        source = rate[1, 0] * position + (process.gain(tau, "L")[:, 1] * (noise + (tau - t)[:, None] * speed)).sum(1)
+        simpson = torch.tensor([1.0, *[4.0, 2.0] * 99, 4.0, 1.0], dtype=torch.float64) * step / 600
+        exact = math.exp(r * step) * momentum - (simpson * source * at).sum().item()
+        assert made[0] == position
+        terms.append((made[1].item() - exact) / step**2)
+    assert 2 * terms[1] - terms[0] == pytest.approx(derived, rel=1e-3)
 
 
 def test_one_step_spectral_radius():

@@ -281,7 +281,10 @@ def test_strong_order(paths, phi):
     assert results[2].errors[-1] == pytest.approx(results[1].errors[-1], rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "options"), [("euler_maruyama", {}), ("ancestral", {}), ("gddim_sde", {"lam": 0.5})])
+@pytest.mark.parametrize(("name", "options"), [
+    ("euler_maruyama", {}), ("ancestral", {}), ("gddim_sde", {"lam": 0.5}), ("sa_solver", {}),
+    ("dpmpp_2m_sde", {"eta": 0.5}),
+])  # fmt: skip
 def test_strong_order_of_the_others(paths, name, options):
     problem, u, rung = paths
     result = analysis.strong_convergence(problem, name, u, rung, (16, 64, 256), finest=2048, **options)

@@ -75,6 +75,9 @@ def test_a_right_port_agrees_and_a_wrong_one_is_told_where(tmp_path):
 @pytest.mark.parametrize(("text", "word"), [
     ("print('hello')", "no JSON object"),
     ("pass", "ended before"),
+    ("import os\nos.close(0)\nos.close(1)", "ended before"),
+    ("import sys\nsys.stdout.buffer.write(bytes([255, 10]))", "no JSON object"),
+    ("print('{\"states\": 3}')", "no list"),
     ("import json\nwhile True:\n    print(json.dumps({'ask': 'data'}), flush=True)\n    input()", "asks for data"),
     ("import json\ninput()\nfor i in range(9):\n    print(json.dumps({'ask': 'noise'}), flush=True)\n    input()",
      "more often than 6"),
@@ -82,6 +85,43 @@ def test_a_right_port_agrees_and_a_wrong_one_is_told_where(tmp_path):
 def test_ports_that_break(tmp_path, text, word):
     with pytest.raises(dn.DiffnumError, match=word):
         golden.check(golden.values("ddim", {}), port(tmp_path, text))
+
+
+DAMAGE = {
+    "no object": lambda g: [],
+    "no states": lambda g: {k: v for k, v in g.items() if k != "states"},
+    "a state short": lambda g: {**g, "states": g["states"][:-1]},
+    "text for states": lambda g: {**g, "states": "x"},
+    "a NaN": lambda g: {**g, "times": [*g["times"][:-1], float("nan")]},
+    "no evaluations": lambda g: {**g, "evaluations": None},
+    "a number for an evaluation": lambda g: {**g, "evaluations": [1]},
+    "an evaluation without a level": lambda g: {**g, "evaluations": [{**g["evaluations"][0], "level": None}]},
+    "a misshapen prediction": lambda g: {**g, "evaluations": [{**g["evaluations"][0], "prediction": [1]}]},
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "nested", "bytes", "empty"])
+def test_a_damaged_golden_file_is_told_before_the_port_starts(damage, tmp_path):
+    path, raw = tmp_path / "golden.json", {"nested": b"[" * 100_000, "bytes": b"\xff\xfe", "empty": b""}
+    made = DAMAGE.get(damage, lambda g: g)(golden.values("ddim", {}, steps=2))
+    path.write_bytes(raw.get(damage, json.dumps(made).encode()))
+    with pytest.raises(ValueError, match=r"golden.json: not a golden file \(.+\); write one"):
+        golden.read(path)
+    if damage in DAMAGE:
+        with pytest.raises(ValueError):
+            golden.check(made, "no_such_program")
+
+
+@pytest.mark.parametrize("command", ["", " ", '"open', []])
+def test_what_is_no_command_line(command):
+    with pytest.raises(ValueError, match="no command line"):
+        golden.check(golden.values("ddim", {}, steps=1), command)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan"), float("inf"), "1", True, None])
+def test_no_tolerance_lets_everything_or_nothing_through(tolerance):
+    with pytest.raises(ValueError, match="tolerance"):
+        golden.check(golden.values("ddim", {}, steps=1), "no_such_program", tolerance)
 
 
 def test_ports_that_are_not_there_or_stop_early(tmp_path):

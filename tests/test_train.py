@@ -38,8 +38,11 @@ WEIGHTS = Path(training.__file__).parents[1] / "weights"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    return small_data(tmp_path_factory.mktemp("data"))
+
+
+def small_data(place):
     """Smooth pictures: 64 JPEG copies in class folders of a zip, 24 exact ones for training and 8 for testing."""
-    place = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:32, :32] / 32
     wave = rng.uniform(1, 6, (96, 2, 3)), rng.uniform(0, 6, (96, 3))

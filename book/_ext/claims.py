@@ -79,7 +79,7 @@ class Index(Rendered):
                 (
                     f"{row['claim']} ({row['kind']})",
                     row["where"],
-                    f"{{ref}}`{row['page']}`",
+                    f"{{{'prf:ref' if row['page'].startswith(('thm-', 'prop-')) else 'ref'}}}`{row['page']}`",
                     f"{{py:func}}`~{row['derived']}`" if row["derived"] else "—",
                     f"{{py:func}}`~{row['measured']}`",
                     verdict(row),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffnum import named
 from diffnum.claims.store import results
-from diffnum.claims.verdicts import Verdict, interval, not_tried
+from diffnum.claims.verdicts import Verdict, interval, not_tried, several
 from diffnum.denoisers import targets
 from diffnum.measure import analysis
 from diffnum.problem import Problem
@@ -79,6 +79,13 @@ def quality(better: tuple[str, int], worse: tuple[str, int]) -> Verdict:
     return not_tried(f"no images of {better[0]} and {worse[0]} with {better[1]} are drawn; make quality draws them")
 
 
+def distances(pairs: Mapping[str, Verdict], what: str, form: str = ".1f") -> Verdict:
+    """Several pairs of :func:`quality`, named "cell against cell", as one verdict that tells all intervals."""
+    cells = {name: [format(pair.numbers[k], form) for k in ("limit", "low", "high")] for name, pair in pairs.items()}
+    saw = f"{what}: " + ", ".join(f"{name} {limit} [{low}, {high}]" for name, (limit, low, high) in cells.items())
+    return several(pairs, saw, {name.replace(" against ", "_"): pair.numbers["limit"] for name, pair in pairs.items()})
+
+
 def gaussian_line(std: float, process: Any) -> Problem:
     """One-dimensional Gaussian data of mean 0."""
     from diffnum.denoisers import Gaussian
@@ -107,3 +114,8 @@ def zero(*residuals) -> bool:
     """Whether SymPy left nothing of residuals and matrices of them."""
     entries = (entry for r in residuals for entry in (r if isinstance(r, sp.MatrixBase) else (r,)))
     return all(entry == 0 for entry in entries)
+
+
+def left(rest: bool) -> str:
+    """What :func:`zero` found, in words."""
+    return f"SymPy leaves {'nothing' if rest else 'a rest'}"

@@ -93,7 +93,7 @@ def ddim_is_pseudo_euler() -> Verdict:
     "The transfer is exact over any step when the noise is",
     where="property 3.1",
     kind="theorem",
-    page="pndm-theory",
+    page="prop-pndm-exact",
     derived="diffnum.derive.pndm.exactness_residual",
 )
 def transfer_is_exact() -> Verdict:
@@ -115,7 +115,7 @@ def transfer_is_exact() -> Verdict:
     "One step of S-PNDM and F-PNDM has a local error of O(h^3)",
     where="property 3.2",
     kind="theorem",
-    page="pndm-order-theorem",
+    page="thm-pndm-order",
     derived="diffnum.derive.pndm.local_error",
 )
 def local_error() -> Verdict:
@@ -130,7 +130,7 @@ def local_error() -> Verdict:
     "S-PNDM and F-PNDM converge with order 2",
     where="property 3.2",
     kind="theorem",
-    page="pndm-order-theorem",
+    page="thm-pndm-order",
     derived="diffnum.derive.pndm.global_error_constant",
 )
 def order_two() -> Verdict:
@@ -177,7 +177,7 @@ def ddim_order_one() -> Verdict:
     "F-PNDM, 'fourth-order pseudo numerical method', is of fourth order (the paper itself proves 2)",
     where="section 3.4, the name",
     kind="implicit",
-    page="pndm-order-theorem",
+    page="thm-pndm-order",
     derived="diffnum.derive.pndm.local_error",
 )
 def fourth_order_name() -> Verdict:

@@ -104,7 +104,7 @@ class Claim:
         paper: one of ``PAPERS``.
         where: section, equation or algorithm; "code" where only the code says it.
         kind: one of ``KINDS``.
-        page: label in the book where it is proved or discussed.
+        page: label in the book of the theorem that proves or refutes it, or of the section that discusses it.
         derived: dotted name of the derivation, or None.
         needs: one of ``NEEDS``.
         measure: the function; called without arguments, it returns a :class:`Verdict`.

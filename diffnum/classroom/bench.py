@@ -268,6 +268,8 @@ def solution(problems: Problems) -> Any:
     text = problems.values["assignment"].get("solution")
     if text is None:
         return None
+    if not isinstance(text, str):
+        raise DiffnumError(f"the assignment's solution {text!r} must be text, a name or file.py:name")
     file, _, name = text.rpartition(":")
     try:
         if not file:
@@ -277,8 +279,9 @@ def solution(problems: Problems) -> Any:
             if not cell.test:
                 exec(compile(cell.text, cell.label, "exec", dont_inherit=True), vars(module))
         return vars(module)[name]
-    except (KeyError, OSError) as error:
-        raise DiffnumError(f"the assignment's solution {text!r} is not there: {error}") from error
+    except Exception as error:  # whatever that file raises, besides
+        why = f"{type(error).__name__}: {error}"
+        raise DiffnumError(f"the assignment's solution {text!r} is not there: {why}") from error
 
 
 def largest(x: Tensor) -> float:

@@ -10,12 +10,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from diffnum.arguments import choose, number
 from diffnum.classroom import accuracy, behaviour, orders
 from diffnum.classroom.bench import Bench, Fault, Solver, Unclaimed
 from diffnum.classroom.find import Cell, cells
 from diffnum.classroom.problems import Problems
 from diffnum.classroom.sandbox import Direct, Ended, Limits, Sandbox
-from diffnum.named import choose
+from diffnum.errors import DiffnumError
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,21 @@ class Report:
         return bool(self.grades) and all(grade.passed for grade in self.grades)
 
 
+def points_of(problems: Problems) -> dict[str, float]:
+    """What each check is worth.
+
+    Raises:
+        DiffnumError: the assignment gives points to a check that there is not, or no points.
+    """
+    worth = {name: float(check.points) for name, check in CHECKS.items()}
+    try:
+        for name, points in problems.values["assignment"].get("points", {}).items():
+            worth[choose("check", name, CHECKS)] = number(f"points of {name}", points, 0.0, 1e6)
+    except (ValueError, AttributeError) as error:
+        raise DiffnumError(f"the assignment's points: {error}") from None
+    return worth
+
+
 def examine(
     solver: Solver,
     problems: Problems,
@@ -157,10 +173,10 @@ def examine(
     ``tell`` is called with the title of each as it begins.
     """
     grade, begun = Grade(solver.__name__), perf_counter()
-    worth = {name: check.points for name, check in CHECKS.items()} | problems.values["assignment"].get("points", {})
+    worth = points_of(problems)
     b, failed, over = Bench(solver, problems), {}, ""
     for name in [name for name in CHECKS if name in only]:
-        check, of = CHECKS[name], float(worth[name])
+        check, of = CHECKS[name], worth[name]
         blocked = next((need for need in check.needs if need in failed), None)
         if over or blocked:
             failed[name] = True

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from diffnum import files, grids
-from diffnum.classroom.session import make_process
+from diffnum.arguments import choose
+from diffnum.classroom.session import MAKERS, make_process
 from diffnum.denoisers import Gaussian, GaussianMixture, PointMass, targets
 from diffnum.errors import DiffnumError
 from diffnum.measure.analysis import convergence, ladder, reference
@@ -164,13 +165,17 @@ def read(path: Path | None) -> Problems:
         return Problems()
     try:
         given = tomllib.loads(files.read(path).decode())
+        for key in given:
+            choose("entry", key, (*DEFAULT, *MAKERS))
         mixed = {k: {**v, **given.get(k, {})} if isinstance(v, dict) else given.get(k, v) for k, v in DEFAULT.items()}
         problems = Problems({**given, **mixed}, files.place(path).parent)
         for name in ("vp", "ve", "psld", "cld"):
             problems.starts(problems.problem(name))
+            for grid in ("log_snr", "sigma"):
+                problems.ladder(problems.problem(name).process, grid)(4)
         for target in ("gaussian", "point", "image"):
             problems.denoiser(target)
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
         raise DiffnumError(f"{path} holds no problems: {error}; make a file with `diffnum problems FILE`") from error
     return problems
 

@@ -22,11 +22,13 @@ from uuid import uuid4
 from torch import Tensor
 
 import diffnum
+from diffnum.arguments import whole
 from diffnum.classroom.messages import Broken, Message, receive, send
 from diffnum.classroom.session import Session
 from diffnum.classroom.supervise import LINUX, MARK, marked
 from diffnum.errors import DiffnumError
 
+DAY, LARGE = 86_400, 2**50  # the largest limits: seconds and bytes
 LOOK = 0.1  # seconds between two looks at a silent process
 ANSWER = 0.005  # seconds that every answered question adds to the limit of a run: what asking may cost
 
@@ -52,6 +54,16 @@ class Limits:
     file: int = 1 << 24
     folder: int = 1 << 26
     processes: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what the system takes for no limit: the student would be blamed for it.
+
+        Raises:
+            ValueError: no whole number, or one that is not positive or too large.
+        """
+        for name, most in (("seconds", DAY), ("run", DAY), ("memory", LARGE), ("file", LARGE), ("folder", LARGE)):
+            whole(name, getattr(self, name), 1, most)
+        whole("processes", self.processes, 0)
 
 
 class Ended(Exception):

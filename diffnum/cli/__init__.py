@@ -30,7 +30,9 @@ def main() -> None:
     streams.stdout, streams.stderr = (Stream(s) if s is not None else s for s in (sys.stdout, sys.stderr))
     try:
         status = app(standalone_mode=False)
-    except OSError as error:  # of standard output, in help and version
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what is short reaches a full disk only now
+    except OSError as error:  # of standard output
         complain(sentence(error))
         status = 1
     except Exception as error:
@@ -46,8 +48,6 @@ def main() -> None:
         status = error.exit_code
     if status == 130:
         raise KeyboardInterrupt
-    if sys.stdout is not None:
-        sys.stdout.flush()
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from diffnum.cli.common import app, explained, read_value, writable
+from diffnum.cli.common import app, explained, read_value, whole, writable
 from diffnum.files import place
 
 
@@ -44,6 +44,8 @@ def check(
     os.environ.setdefault("MPLBACKEND", "agg")
     for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(threads, "1")
+    for flag, asked, most in (("--seconds", seconds, 86_400), ("--memory", memory, 2**30), ("--jobs", jobs, 1000)):
+        whole(flag, asked, 1, most)
     given = {}
     for text in option:
         key, equals, value = text.partition("=")
@@ -63,6 +65,7 @@ def check(
     from rich.console import Console
 
     from diffnum.classroom.bench import solution as claims_of
+    from diffnum.classroom.grade import points_of
     from diffnum.classroom.problems import read
     from diffnum.classroom.sandbox import Limits
     from diffnum.classroom.supervise import unlimited
@@ -76,7 +79,8 @@ def check(
         if name is None:
             raise ValueError("--solution needs the NAME of the solver, the same in both files")
         chosen = chosen.of(solution, name)
-        claims_of(chosen)
+    claims_of(chosen)
+    points_of(chosen)
     if out is not None:
         passed = _folder(file, writable(out, ".csv"), chosen, name, limits, given, jobs, errors, book)
     else:

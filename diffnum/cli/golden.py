@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from diffnum import named
+from diffnum.arguments import number
 from diffnum.cli import shared
 from diffnum.cli.common import app, explained, solver_options, whole, writable
 from diffnum.named import GRIDS, PROCESSES
@@ -40,17 +41,15 @@ def golden(
     """
     if (solver is None) == (check is None):
         raise ValueError("give either --solver NAME and --out FILE.json, or --check FILE.json and --command")
+    number("--tolerance", tolerance, above=0.0, high=1.0, usual=1e-10)
     from diffnum import files
     from diffnum.interop import golden as goldens
 
     if check is not None:
         if command is None:
             raise ValueError('--check needs --command, the port as a command line, such as --command "node port.js"')
-        try:
-            content = json.loads(files.read(check))
-            found = goldens.check(content, command, tolerance)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError):
-            raise ValueError(f"--check {check}: not a golden file; write one with --solver and --out") from None
+        content = goldens.read(check)
+        found = goldens.check(content, command, tolerance)
         for line in found:
             print(line)
         count = f"{len(content['evaluations'])} evaluations and {len(content['states'])} states"

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from diffnum import named
-from diffnum.arguments import whole
+from diffnum.arguments import weight, whole
 from diffnum.cli import shared
 from diffnum.cli.common import Meter, app, classes, complain, explained, make_device, solver_options, writable
 from diffnum.files import place, write
@@ -59,6 +59,8 @@ def quality(
     for name, value in (("--steps", steps), ("--batch", batch)):
         whole(name, value)
     whole("--seed", seed, 0, 2**64 - 1)
+    if guidance is not None:
+        weight("--guidance", guidance)
     named.choose("process", process, PROCESSES)
     named.choose("grid", grid, GRIDS)
     path = writable(Path(f"{Path(solver).name}_quality.json") if out is None else out, ".json")

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from diffnum import named
-from diffnum.arguments import whole
+from diffnum.arguments import weight, whole
 from diffnum.cli import shared
 from diffnum.cli.common import (
     Meter,
@@ -95,6 +95,8 @@ def sample(
     for name, value in (("-n", number), ("--steps", steps), ("--batch", batch), ("--scale", scale)):
         whole(name, value)
     whole("--seed", seed, 0, 2**64 - 1)
+    if guidance is not None:
+        weight("--guidance", guidance)
     if columns is not None:
         whole("--columns", columns)
     named.choose("dtype", dtype, DTYPES[:1] if into else DTYPES)

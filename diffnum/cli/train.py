@@ -47,6 +47,7 @@ def train(
     diffnum train --init cifar10 --lr 1e-4 --background --out .runs/better
     """
     from diffnum.images.background import told
+    from diffnum.images.processes import quiet
 
     with told():  # from before torch is loaded
         where = None if device == "auto" else str(make_device(device))
@@ -57,4 +58,5 @@ def train(
             average=average, seed=seed, resume=resume, device=where, background=background, network=network,
             drawn=drawn, pictures=pictures,
         )  # fmt: skip
-    print(f"-> {path}")
+    if not quiet():
+        print(f"-> {path}")

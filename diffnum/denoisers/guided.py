@@ -30,19 +30,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from math import inf, log2
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from diffnum import arguments
 from diffnum.ambient import Frozen
 from diffnum.denoisers import guide as guides
 from diffnum.denoisers import network
 from diffnum.denoisers.exact import level, spread
 from diffnum.denoisers.network import BlurringNetwork, Network, smootherstep
-from diffnum.errors import DiffnumError
+from diffnum.errors import DiffnumError, WrongKind
 
 Label = str | int | Sequence[str | int] | Tensor
 Window = tuple[float, float]
@@ -105,7 +106,7 @@ class Guided(Frozen):
         self.label = None if label is None else _label(label, self.names)
         if self.label is None and not self.drawn:
             raise ValueError(f"label is missing: this guide knows classes alone, so give one of {_listed(self.names)}")
-        if self._function and not isinstance(weights, Real):
+        if self._function and isinstance(weights, (tuple, list)):
             raise ValueError(f"weights={weights!r}: a guide that is a function has one weight")
         self.weights = _weights(weights)
         self.windows = _windows(getattr(guide, "windows", None) if windows is None else windows)
@@ -303,12 +304,11 @@ def _listed(names: tuple[str | int, ...]) -> str:
 
 def _weights(given: Any) -> tuple[float, float]:
     """The weights of realism and of the class."""
-    pair = (given, given) if not isinstance(given, Sequence) else tuple(given)
-    if len(pair) != 2 or any(isinstance(w, bool) or not isinstance(w, Real) for w in pair):
-        raise TypeError(f"weights={given!r} must be a number, or the pair (realism, class)")
-    if not all(0 <= w < inf for w in pair):
-        raise ValueError(f"weights={given!r} must be finite and at least 0")
-    return float(pair[0]), float(pair[1])
+    pair = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+    if len(pair) != 2:
+        raise WrongKind(f"weights={given!r} must be a number, or the pair (realism, class)")
+    realism, odds = (arguments.weight("weights", w) for w in pair)
+    return realism, odds
 
 
 def _windows(given: Any) -> tuple[Window | None, Window | None]:

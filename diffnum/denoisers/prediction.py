@@ -106,20 +106,26 @@ class Prediction(Frozen):
         if isinstance(t, Tensor):
             alpha, sigma_t = (spread(c.to(wide), x.ndim) for c in (alpha, sigma_t))
         u = alpha * x.to(wide)
-        m = _prediction(self.model(u.to(x.dtype), t), x)
+        # a copy where u is needed once more: a network may begin with a layer that writes into its input
+        given = u.clone() if self.kind in ("x0", "v") and u.dtype == x.dtype else u.to(x.dtype)
+        m = prediction_in(self.model(given, t), x)
         return u, m.to(wide), alpha, sigma_t
 
 
-def _prediction(m: Any, x: Tensor) -> Tensor:
-    """The tensor in what a model returned for x."""
+def prediction_in(m: Any, x: Tensor, name: str = "model") -> Tensor:
+    """The tensor in what a model returned for x.
+
+    Raises:
+        WrongKind: no floating tensor on the device of x. ValueError: another shape.
+    """
     if not isinstance(m, Tensor):
         m = m[0] if isinstance(m, (tuple, list)) and len(m) == 1 else getattr(m, "sample", m)
     if not isinstance(m, Tensor) or not m.is_floating_point() or m.device != x.device:
         got = f"{arguments.shown(m)} on {m.device}" if isinstance(m, Tensor) else arguments.shown(m)
-        raise WrongKind(f"model returned {got}: wrap it so that it returns a floating tensor on {x.device}")
+        raise WrongKind(f"{name} returned {got}: wrap it so that it returns a floating tensor on {x.device}")
     if m.shape != x.shape:
         raise ValueError(
-            f"model returned shape {tuple(m.shape)} for u of shape {tuple(x.shape)}: "
+            f"{name} returned shape {tuple(m.shape)} for u of shape {tuple(x.shape)}: "
             "wrap it so that it returns the prediction alone (no learned variance)"
         )
     return m

@@ -54,12 +54,10 @@ def alone(folder: Path) -> Iterator[None]:
 def told() -> Iterator[None]:
     """SIGINT and SIGTERM say one line on stderr and end the block with the status of the signal, 130 or 143."""
 
+    heard: list[int] = []
+
     def stop(number: int, _: object) -> None:
-        name = signal.Signals(number).name
-        if not quiet():
-            print(
-                f"stopped by {name}: a run goes on from its last checkpoint with --resume", file=sys.stderr, flush=True
-            )
+        heard.append(number)
         raise SystemExit(128 + number)
 
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -67,6 +65,11 @@ def told() -> Iterator[None]:
     before = [signal.signal(s, stop) for s in signals] if main else []
     try:
         yield
+    except SystemExit:
+        if heard and not quiet():
+            text = f"stopped by {signal.Signals(heard[0]).name}: a run goes on from its last checkpoint with --resume"
+            print(text, file=sys.stderr, flush=True)
+        raise
     finally:
         for s, handler in zip(signals, before, strict=False):
             signal.signal(s, handler)

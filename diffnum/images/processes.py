@@ -60,10 +60,10 @@ def signature() -> str:
 
 def quiet() -> bool:
     """Whether somebody else has said why the run ends, or is to say so."""
-    return place()[0] > 0 or _told.is_set()
+    return _told.is_set() or (place()[0] > 0 and not _speaks.is_set())
 
 
-_told = threading.Event()
+_told, _speaks = threading.Event(), threading.Event()  # another has said why; this one, not the first, is to say so
 
 
 class Team:
@@ -265,9 +265,17 @@ def team() -> Iterator[Team]:
             status = found.ending()
             raise SystemExit(1 if status is None else status) from None
         raise error from None
-    except SystemExit:
-        if found.ending() is not None:
+    except (SystemExit, KeyboardInterrupt) as end:
+        status = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
+        asked = (
+            isinstance(status, int) and status > 128
+        )  # to stop, by a signal: whoever hears it first tells the others
+        if found.ending() is None and asked and found.end(status):
+            _speaks.set()
+            found.leave(BEAT + GRACE)
+        elif found.ending() is not None:
             _told.set()
+            found.leave()
         raise
     finally:
         found._over.set()

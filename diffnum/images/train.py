@@ -14,6 +14,7 @@ import signal
 import sys
 
 if __name__ == "__main__":  # before torch is loaded: a request to stop is one line from the first moment on
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: (os.write(2, b"stopped before the start\n"), os._exit(128 + n)))
 
@@ -37,7 +38,7 @@ from diffnum.images.checkpoint import Run
 from diffnum.images.features import Classification
 from diffnum.images.guiding import Guiding
 from diffnum.images.job import Job
-from diffnum.images.processes import Team, in_team
+from diffnum.images.processes import Team, in_team, quiet
 from diffnum.images.processes import place as process_place
 from diffnum.images.provenance import code_version
 from diffnum.images.tasks import SIZES, BlurredDenoising, Denoising, Pixels, noise_levels, validate
@@ -268,7 +269,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             if arguments[:1] == ["pack"]:
                 print(datasets.pack(*arguments[1:2]))
             else:
-                print(train(**vars(parser.parse_args(arguments))))
+                path = train(**vars(parser.parse_args(arguments)))
+                if not quiet():
+                    print(path)
     except (DiffnumError, ValueError, KeyError) as error:
         sys.exit(f"error: {error.args[0]}")
 

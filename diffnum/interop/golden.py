@@ -13,17 +13,20 @@ the same bits.
 """
 
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
+from subprocess import PIPE
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffnum import __version__, named, noise
+from diffnum import __version__, arguments, files, named, noise
 from diffnum.denoisers import targets
-from diffnum.errors import DiffnumError
+from diffnum.errors import DiffnumError, WrongKind
 from diffnum.problem import Problem
 from diffnum.runner import draws_noise
 from diffnum.solvers import find, solve
@@ -42,6 +45,8 @@ SCHEMA = {
     "states": "state after every step, (n, batch, d)",
     "coefficients": "of every state: start (a number), predictions, noise; null if adaptive",
 }
+
+GIVEN = ("solver", "options", "times", "alpha", "sigma", "start", "noise")  # what a port is told first
 
 
 class Recorded:
@@ -126,6 +131,39 @@ def coefficients(
     ]
 
 
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a golden file.
+
+    Raises:
+        OSError: no such file. ValueError: it is none of :func:`values`.
+    """
+    try:
+        return _whole(json.loads(files.read(path)))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a golden file ({error}); write one with --solver and --out") from None
+
+
+def _whole(golden: Any) -> dict[str, Any]:
+    """The content, if it has all that a port is given and compared with."""
+    if not isinstance(golden, dict):
+        raise WrongKind("it is no object")
+    if missing := [key for key in (*GIVEN, "evaluations", "states") if key not in golden]:
+        raise ValueError(f"it has no {missing[0]!r}")
+    times, states = (arguments.array(key, golden[key]) for key in ("times", "states"))
+    if states.ndim != 3 or len(states) != len(times) - 1:
+        raise ValueError(f"states has shape {tuple(states.shape)} for {len(times)} times")
+    if not isinstance(golden["evaluations"], list):
+        raise WrongKind("evaluations is no list")
+    for i, entry in enumerate(golden["evaluations"], 1):
+        if not isinstance(entry, dict) or entry.get("kind") not in ("noise", "data"):
+            raise ValueError(f"evaluation {i} has no kind, noise or data")
+        arguments.number("level", entry.get("level"), 0.0)
+        for key in ("x", "prediction"):
+            if (shape := arguments.array(key, entry.get(key)).shape) != states.shape[1:]:
+                raise ValueError(f"{key} of evaluation {i} has shape {tuple(shape)}")
+    return golden
+
+
 def check(golden: dict[str, Any], command: str | Sequence[str], tolerance: float = 1e-10) -> list[str]:
     """Run a port and compare it, evaluation by evaluation; the differences in words, none if it agrees.
 
@@ -141,16 +179,24 @@ def check(golden: dict[str, Any], command: str | Sequence[str], tolerance: float
         tolerance: largest difference, relative to the largest number compared.
 
     Raises:
+        ValueError: the content is not that of a golden file, the command has an open quote, or the tolerance is none.
         DiffnumError: the port does not run, stops early, or does not speak as above.
     """
-    words = shlex.split(command) if isinstance(command, str) else list(command)
+    _whole(golden)
+    tolerance = arguments.number("tolerance", tolerance, above=0.0, high=1.0, usual=1e-10)
+    try:
+        words = shlex.split(command) if isinstance(command, str) else list(command)
+    except ValueError as error:
+        raise ValueError(f"command={command!r} is no command line: {error}") from None
+    if not words:
+        raise ValueError(f"command={command!r} is no command line: it has no word")
     found: list[str] = []
     expected = iter(golden["evaluations"])
-    given = {key: golden[key] for key in ("solver", "options", "times", "alpha", "sigma", "start", "noise")}
+    given = {key: golden[key] for key in GIVEN}
     try:
-        port = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        port = subprocess.Popen(words, stdin=PIPE, stdout=PIPE, encoding="utf-8", errors="replace")
     except OSError as error:
-        raise DiffnumError(f"the port {words[0] if words else ''!r} does not start: {error.strerror}") from None
+        raise DiffnumError(f"the port {words[0]!r} does not start: {error.strerror}") from None
     assert port.stdin and port.stdout
     with port:
         try:
@@ -163,6 +209,8 @@ def check(golden: dict[str, Any], command: str | Sequence[str], tolerance: float
                 except ValueError:
                     raise DiffnumError(f"the port wrote {line.strip()[:60]!r}, which is no JSON object") from None
                 if "states" in said:
+                    if not isinstance(said["states"], list):
+                        raise DiffnumError(f"the port's states are {said['states']!r:.60}, which is no list")
                     for i, (ours, theirs) in enumerate(zip(golden["states"], said["states"], strict=False), 1):
                         found += _compared(f"state after step {i}", ours, theirs, tolerance)
                     if len(said["states"]) != len(golden["states"]):
@@ -180,6 +228,8 @@ def check(golden: dict[str, Any], command: str | Sequence[str], tolerance: float
             raise DiffnumError("the port ended before it wrote its states" + _also(found))
         finally:
             port.kill()
+            with suppress(OSError):  # what it was still to be told
+                port.stdin.close()
 
 
 def _also(found: list[str]) -> str:

@@ -25,7 +25,7 @@ from diffnum import arguments
 from diffnum.ambient import Frozen, unrounded
 from diffnum.denoisers import from_prediction
 from diffnum.denoisers.exact import level, spread
-from diffnum.denoisers.prediction import Prediction
+from diffnum.denoisers.prediction import Prediction, prediction_in
 from diffnum.errors import DiffnumError, WrongKind
 from diffnum.processes import VP
 
@@ -210,10 +210,7 @@ class Preconditioned(Frozen):
         """The clean prediction: x (B, *event), sigma a float, () or (B,)."""
         rows = torch.as_tensor(level(sigma, x), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         given = self.condition(x) if callable(self.condition) else self.condition or {}
-        out = self.net(x, rows.expand(len(x)), **given)
-        if not isinstance(out, Tensor) or out.shape != x.shape:
-            raise WrongKind(f"net returned {arguments.shown(out)} for {arguments.shown(x)}: it must be like x")
-        return out.to(x.dtype)
+        return prediction_in(self.net(x.clone(), rows.expand(len(x)), **given), x, "net").to(x.dtype)
 
     def eps(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The noise (x - D)/sigma. Arguments as for a call."""

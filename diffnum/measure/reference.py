@@ -6,6 +6,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from diffnum import arguments
+from diffnum.coefficients import act
 from diffnum.errors import DiffnumError
 from diffnum.grids import check_times
 from diffnum.problem import Problem, given_problem
@@ -17,8 +18,10 @@ def reference(
     r"""The probability-flow ODE solved by an adaptive Runge-Kutta method of order 8 (DOP853), in float64.
 
     On VP and VE it integrates :math:`dy/d\rho = \epsilon` with :math:`y = x/\alpha`, :math:`\rho = \sigma/\alpha`,
-    which is not singular where the raw ODE is. Where the grid ends without noise the last stretch, from
-    :math:`\rho = 10^{-9}`, is one straight line. On other processes the variable is :math:`\sqrt t`.
+    which is not singular where the raw ODE is, and is what a denoiser takes: data plus noise of level :math:`\rho`.
+    Where the grid ends without noise the last stretch, from :math:`\rho = 10^{-9}`, is one straight line. On other
+    processes the variable is :math:`\sqrt t`, and the velocity :math:`F u - \tfrac12 G G^T \mathrm{score}`, which asks
+    for no root of the covariance.
 
     Args:
         problem: process and denoiser; its count of evaluations is left alone.
@@ -34,7 +37,8 @@ def reference(
         DiffnumError: the integrator gave up.
     """
     process = given_problem(problem).process
-    twin, rtol = Problem(process, problem.denoiser), arguments.number("rtol", rtol, 1e-15, 0.1)
+    twin, (_, noise) = Problem(process, problem.denoiser), process.calls(problem.denoiser)
+    rtol = arguments.number("rtol", rtol, 1e-15, 0.1)
     problem.check(u)
     times = check_times(times, process)
     isotropic = process.family == "isotropic"
@@ -43,11 +47,13 @@ def reference(
     scale = process.alpha(times) if isotropic else torch.ones_like(times)
 
     def field_of(at: float, y: np.ndarray) -> np.ndarray:
-        t = process.time_of_rho(float(at)) if isotropic else float(at) ** 2
         state = torch.from_numpy(y).reshape(u.shape).to(u.device)
         if isotropic:
-            return twin.eps(state * process.levels(t)[0], t).double().cpu().numpy().ravel()
-        return 2 * at * twin.velocity(state, t).double().cpu().numpy().ravel()
+            return noise(state, float(at)).double().cpu().numpy().ravel()
+        t = float(at) ** 2
+        F, G = process.F(t), process.G(t)
+        velocity = act(F, state) - act(G @ G.mT / 2, twin.score(state, t))
+        return 2 * at * velocity.double().cpu().numpy().ravel()
 
     with torch.no_grad():
         y0 = (u.double().cpu() / scale[0]).numpy().ravel()

@@ -124,7 +124,8 @@ def taylor(psi: Scale, t: float, s: float, order: int, quadrature: str = "gauss"
     .. math:: A_{n+1} = \phi(s) \int_s^t \frac{(u - t)^n}{n!} \frac{\phi'(u)}{\phi(u)^2} \, du
                       = -\int_s^t \frac{(u - t)^{n-1}}{(n-1)!} (1 - w(u)) \, du, \qquad w(u) = \frac{\phi(s)}{\phi(u)}
 
-    and :math:`1 - w = ((u - s) + s (1 - \psi(s)/\psi(u)))/u`, so that nothing cancels.
+    and :math:`1 - w = ((u - s) + s (1 - \psi(s)/\psi(u)))/u`: two terms of one sign, of which the second is 0 for the
+    ODE and else loses digits on short steps, in proportion to its size.
 
     Args:
         psi: phi(x)/x.
@@ -272,8 +273,8 @@ def er_sde(
 
     with the first and second derivative of the data prediction from its last values, fewer in the first steps and one
     in a step to 0. For the ODE (``phi="x"``) the order is 1, 2, 3; for every SDE of the family the strong order is 1
-    and the weak order of mean and variance 1, 2, 2. One evaluation and one draw a step; for the ODE none. State
-    ``(batch, *event)``.
+    and the weak order of mean and variance at least 1, 2, 2. One evaluation and one draw a step; for the ODE none.
+    State ``(batch, *event)``.
 
     Args:
         order: 1, 2 or 3.

@@ -27,13 +27,15 @@ name                   prediction  variable     what else
 `dpmpp_3m`             data        log_snr      exact weights; `published`: the curvature halved, order 2
 `unipc`                either      log_snr      a corrector without evaluations; two nodes: the slope times h/2
 azula's `zEAB, xEAB`   either      log_snr      the ramp
+`sa_solver`            data        log_snr      noise in every step, a corrector without evaluations
+`dpmpp_2m_sde`         data        log_snr      the same with the slope times h/2
 =====================  ==========  ===========  ==================================================================
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from math import expm1, prod
+from math import exp, expm1, inf, log1p, prod
 from typing import Any
 
 import torch
@@ -41,6 +43,7 @@ from torch import Tensor
 
 from diffnum.coefficients import combine, lagrange, time_quadrature
 from diffnum.kept import kept
+from diffnum.noise import Noise
 from diffnum.problem import Problem
 from diffnum.runner import method, still_start
 from diffnum.solvers.ddim import runge_kutta, transfer
@@ -132,28 +135,38 @@ def multistep(
     start: str = "ramp",
     corrector: bool = False,
     rule: str | None = None,
+    tau: float = 0.0,
+    noise: Noise | None = None,
 ) -> Iterator[Tensor]:
-    """The one loop of the family; the arguments of :func:`exponential_adams`, and the ``rule`` of :func:`table`."""
+    """The one loop of the family; the arguments of :func:`exponential_adams`, ``rule`` and ``tau`` of :func:`table`.
+
+    A draw of the noise belongs to its step: the corrector uses that of the predictor.
+    """
     field = problem.eps if prediction == "noise" else problem.x0
     known = (problem.process, tuple(times), order, variable, prediction)
     predict, correct = (
-        kept.get((table, *known, ahead, rule), partial(table, *known, ahead, rule)) if ahead <= corrector else []
+        kept.get((table, *known, ahead, rule, tau), partial(table, *known, ahead, rule, tau))
+        if ahead <= corrector
+        else []
         for ahead in (False, True)
     )
     classical = order - 1 if start == "runge_kutta" else 0
     length = order if corrector else order - 1  # of the past, while the network runs
     past: list[Tensor] = []
+    draw: tuple[Tensor, ...] = ()
     before: Any = u if corrector else None  # where the last step began, once corrected
     for i, (t, s) in enumerate(pairwise(times)):
         new = white(problem, u, t, prediction) if start == "analytic" and i == 0 else field(u, t)
         if corrector:
-            before = u = combine(correct[i - 1], (before, new, *past)) if i > classical else u
+            before = u = combine(correct[i - 1], (before, new, *past, *draw)) if i > classical else u
             past = past[: order - 1]
+        draw = () if noise is None else (noise(u),)
         if i < classical:
             u = classical_step(problem, u, new, t, s, prediction)
         else:
-            u = combine(predict[i], (u, new, *past))
+            u = combine(predict[i], (u, new, *past, *draw))
         past = [new, *past][:length]
+        draw = draw if corrector else ()
         del new
         yield u
 
@@ -166,8 +179,9 @@ def table(
     prediction: str,
     ahead: bool = False,
     rule: str | None = None,
+    tau: float = 0.0,
 ) -> list[tuple[float, ...]]:
-    """For every step the factors of the state and of the predictions, newest first.
+    r"""For every step the factors of the state, of the predictions, newest first, and with a ``tau`` of the noise.
 
     Args:
         process, times: an isotropic process and the grid.
@@ -176,30 +190,44 @@ def table(
         ahead: begin with the node at the end of the step, as a corrector does, and one node more.
         rule: None for exact mean values; "bh1" or "bh2" for UniPC's weights of two nodes, which multiply their slope by
             ``h B(h)/2``; "3m" for those of DPM-Solver++(3M) as published, "bh2" with half the curvature.
+        tau: of the data prediction alone, how much noise (see `sa_solver`): with the ratio r of the levels rho the
+            state has the factor :math:`r^{\tau^2} \sigma_s/\sigma_t` and mean values are over
+            :math:`\rho^{-(1 + \tau^2)}`.
     """
     rows, log_ratio = [], (process.log_snr(times) / 2).tolist()
     if rule and order == 2 and not ahead:
         means = [(1.0, 0.0)[: i + 1] for i in range(len(times) - 1)]  # only how many they are
     else:
-        means = mean_values(process, times, order, variable, prediction, ahead)
+        means = mean_values(process, times, order, variable, prediction, ahead, 1 + tau**2)
     levels = list(zip(*(level(list(times)).tolist() for level in (process.alpha, process.sigma)), strict=True))
     steps = process.steps(times[:-1], times[1:])
     for i, ((psi, c), w) in enumerate(zip(steps, means, strict=True)):
-        (alpha_t, sigma_t), (_, sigma_s) = levels[i], levels[i + 1]
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = levels[i], levels[i + 1]
         back = len(w) - ahead  # nodes from t on
         if rule and len(w) == 2 and sigma_s:
             w = _two_nodes(log_ratio[i - back + 1 : i + 2][::-1], prediction, ahead, "bh1" if rule == "bh1" else "bh2")
         elif rule == "3m" and back == 3 and sigma_s:
             w = _less_curved(w, log_ratio[i - 2 : i + 1][::-1])
         state, gain = (psi, c) if prediction == "noise" else (sigma_s / sigma_t, -c * alpha_t / sigma_t)
-        rows.append((state, *(gain * weight for weight in w)))
+        amount: tuple[float, ...] = ()
+        if tau:
+            shrunk = log1p(-gain / alpha_s) if sigma_s else -inf  # log r
+            state, gain = state * exp(tau**2 * shrunk), -alpha_s * expm1((1 + tau**2) * shrunk)
+            amount = (sigma_s * (-expm1(2 * tau**2 * shrunk)) ** 0.5,)
+        rows.append((state, *(gain * weight for weight in w), *amount))
     return rows
 
 
 def mean_values(
-    process: Any, times: Sequence[float], order: int, variable: str, prediction: str, ahead: bool
+    process: Any,
+    times: Sequence[float],
+    order: int,
+    variable: str,
+    prediction: str,
+    ahead: bool,
+    power: float = 1.0,
 ) -> list[tuple[float, ...]]:
-    r"""Mean values of the Lagrange polynomials over every step: over rho for the noise, over 1/rho for the data.
+    r"""Mean values of the Lagrange polynomials over every step: over rho for the noise, over 1/rho^power for the data.
 
     Gauss-Legendre quadrature in time with the density :math:`d \rho^{\pm 1} = \pm \rho^{\pm 1} \frac{G^2}{2 \sigma^2}
     d \tau`, scaled by its value at the start of the step, for all steps at once.
@@ -209,7 +237,7 @@ def mean_values(
     tau, weights, owner = time_quadrature(list(pairwise(times)), process.knots.tolist())
     ratio = process.rho(tau) / process.rho(grid)[owner, None]
     density = weights * (process.G(tau)[..., 0, 0] / process.sigma(tau)) ** 2
-    density = density * ratio if prediction == "noise" else density / ratio
+    density = density * ratio if prediction == "noise" else density * ratio**-power
     places, at, means = theta(grid), theta(tau), []
     for size in range(1, min(order, n) + 1):  # the steps whose history has this length
         first, last = size - 1, size if size < order else n

@@ -9,16 +9,19 @@ r"""Exponential Runge-Kutta methods in log-SNR: the singlestep DPM-Solvers (Lu e
 
 In :math:`\lambda` the solution is :math:`x_s = \psi x_t + \int_0^h w(\tau) \, p(\tau) \, d\tau` for either prediction
 p. A step freezes p, or lets it run on a straight line through the value of one stage: no history, so that the order is
-there from the first step, on any grid, and a step may follow another solver.
+there from the first step, on any grid, and a step may follow another solver, or be as long as an estimate of its error
+allows.
 """
 
 from collections.abc import Iterator
 from itertools import pairwise
-from math import expm1, factorial, inf
+from math import copysign, factorial, inf
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from diffnum.arguments import number
 from diffnum.coefficients import combine
 from diffnum.kept import kept
 from diffnum.problem import Problem
@@ -34,50 +37,54 @@ class Step(NamedTuple):
     weights: tuple[tuple[float, ...], ...]
 
 
-def slope_gain(z: float) -> float:
+SERIES = torch.tensor([1 / factorial(k + 1) for k in range(1, 15)], dtype=torch.float64)
+
+
+def slope_gain(z: Tensor) -> Tensor:
     r""":math:`(e^z - 1 - z)/z = z/2! + z^2/3! + \dots`, what a straight line adds to a frozen prediction."""
-    if abs(z) > 0.5:
-        return (expm1(z) - z) / z
-    return sum(z**k / factorial(k + 1) for k in range(1, 15))
+    small = z.clamp(-0.5, 0.5)
+    series = small[..., None] ** torch.arange(1, 15, device="cpu") @ SERIES
+    return torch.where(small == z, series, (torch.expm1(z) - z) / z)
 
 
 def grid_steps(process: Any, times: tuple[float, ...], order: int, prediction: str) -> list[Step]:
     """The stages and weights of every step of :func:`exponential_rk`; a step to no noise has no stage."""
-    steps = []
-    for t, s in pairwise(times):
-        start, end = (process.log_snr(x) / 2 for x in (t, s))
-        length = end - start
-        shares = STAGES[order] if length < inf else ()
-        inner = tuple(process.time_of_log_snr(2 * (start + r * length)) for r in shares)
-        rows: list[tuple[float, ...]] = []
-        for i, (place, r) in enumerate(zip((*inner, s), (*shares, 1.0), strict=True)):
-            keep, frozen, line = one_step(process, t, place, prediction)
-            line = 0.0 if i == 0 else line * r / shares[i - 1]  # through the stage before, (r, p)
-            # order 2 as published: the prediction in the middle serves the whole step
-            new = frozen if order == 2 and i == 1 else line
-            rows.append((keep, frozen - new, *(0.0,) * (i - 1), new) if i else (keep, frozen))
-        steps.append(Step(inner, tuple(rows)))
+    grid, shares = torch.tensor(times, dtype=torch.float64, device="cpu"), (*STAGES[order], 1.0)
+    n = len(times) - 1 - process.singular(times[-1])
+    t, half = grid[:n], process.log_snr(grid[: n + 1]) / 2
+    h = half[1:] - half[:-1]
+    places = [process.time_of_log_snr(2 * (half[:-1] + r * h)) for r in shares[:-1]] + [grid[1 : n + 1]]
+    columns: list[list[list[float]]] = []
+    for i, (place, r) in enumerate(zip(places, shares, strict=True)):
+        keep, frozen, line = one_step(process, t, place, r * h, prediction)
+        line = line * (r / shares[i - 1])  # through the stage before, (r, p)
+        # order 2 as published: the prediction in the middle serves the whole step
+        new = frozen if order == 2 and i == 1 else line
+        row = [keep, frozen - new, *[torch.zeros_like(new)] * (i - 1), new] if i else [keep, frozen]
+        columns.append(torch.stack(row, 1).tolist())
+    stages = torch.stack(places[:-1], 1).tolist()
+    steps = [Step(tuple(inner), tuple(map(tuple, rows))) for inner, *rows in zip(stages, *columns, strict=True)]
+    if n < len(times) - 1:
+        keep, gain = process.step(*times[-2:])
+        steps.append(Step((), ((keep, gain) if prediction == "noise" else (0.0, process.levels(times[-1])[0]),)))
     return steps
 
 
-def one_step(process: Any, t: float, s: float, prediction: str) -> tuple[float, float, float]:
-    r"""Weights over a step of length h in lambda: of the state, of a frozen prediction, of its change along a line.
+def one_step(process: Any, t: Tensor, s: Tensor, h: Tensor, prediction: str) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Weights over steps of length h in lambda: of the state, of a frozen prediction, of its change along a line.
 
     .. math:: \frac{\alpha_s}{\alpha_t}, \quad -\sigma_s (e^h - 1), \quad -\sigma_s \frac{e^h - 1 - h}{h}
               \qquad \text{or} \qquad
               \frac{\sigma_s}{\sigma_t}, \quad \alpha_s (1 - e^{-h}), \quad \alpha_s \frac{e^{-h} - 1 + h}{h}
 
-    for the noise or the data prediction; the change is that from the start of the step to its end.
+    for the noise or the data prediction; the change is that from the start of a step to its end.
     """
-    sigma_t, (alpha_s, sigma_s) = process.levels(t)[1], process.levels(s)
-    if sigma_s == 0:
-        keep, gain = process.step(t, s)
-        return (keep, gain, 0.0) if prediction == "noise" else (0.0, alpha_s, 0.0)
-    h = (process.log_snr(s) - process.log_snr(t)) / 2
+    sigma = process.sigma(s)
     if prediction == "noise":
-        keep, gain = process.step(t, s)
-        return keep, gain, -sigma_s * slope_gain(h)
-    return sigma_s / sigma_t, -alpha_s * expm1(-h), -alpha_s * slope_gain(-h)
+        pairs = torch.tensor(process.steps(t.tolist(), s.tolist()), dtype=torch.float64, device="cpu").reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1], -sigma * slope_gain(h)
+    alpha = process.alpha(s)
+    return sigma / process.sigma(t), -alpha * torch.expm1(-h), -alpha * slope_gain(-h)
 
 
 @method(
@@ -106,9 +113,11 @@ def exponential_rk(
         order: q, 2 or 3.
         prediction: what runs on a straight line, "noise" (DPM-Solver) or "data" (DPM-Solver++, singlestep).
     """
-    predict = problem.eps if prediction == "noise" else problem.x0
     key = problem.process, tuple(times), order, prediction
-    for t, step in zip(times, kept.get((grid_steps, *key), lambda: grid_steps(*key)), strict=False):
+    steps = kept.get((grid_steps, *key), lambda: grid_steps(*key))
+    problem = problem.on(u, times, [place for step in steps for place in step.times])
+    predict = problem.eps if prediction == "noise" else problem.x0
+    for t, step in zip(times, steps, strict=False):
         past, moved = [predict(u, t)], u
         for place, weights in zip((*step.times, None), step.weights, strict=True):
             moved = combine(weights, (u, *past))
@@ -116,3 +125,72 @@ def exponential_rk(
                 past.append(predict(moved, place))
         u = moved
         yield u
+
+
+def _tolerance(option: str, value: Any) -> float:
+    return number(option, value, high=1e3, above=0)
+
+
+@method(
+    order=3,
+    nfe=None,
+    paper="Lu et al. 2022, arXiv:2206.00927, appendix C: adaptive step size, DPM-Solver-23",
+    exact_for="a point mass",
+    values={"tolerance": _tolerance, "prediction": ("noise", "data")},
+    register=True,
+)
+def dpm_adaptive(
+    problem: Problem, u: Tensor, times: list[float], tolerance: float = 0.01, prediction: str = "noise"
+) -> Iterator[Tensor]:
+    r"""DPM-Solver-23: :func:`exponential_rk` of order 3 in steps as long as an estimate of their error allows.
+
+    .. math:: d = \frac{l(h)}{r_2} (p_2 - 2 p_1 + p_0), \qquad
+              E = \max_{\text{rows}} \frac{\operatorname{rms} d}{\text{tolerance} \, \sqrt{\alpha_s^2 + \sigma_s^2}}
+
+    d is the difference from the method of order 2 that has the first stage alone, and costs no evaluation. A step with
+    :math:`E \le 1` is taken; the next one, or the next attempt, is :math:`0.9 E^{-1/3}` times as long, but at least a
+    fifth and at most five times. No step passes a time of the grid, where a state is yielded: a grid of two times
+    leaves all of them to the method. Evaluations, 3 for a step and 2 for one that is given up, are counted and not
+    claimed. The error follows the tolerance; where the steps of the grid are short enough to be taken as they are, the
+    method is that of fixed steps, of order 3. One step serves the whole batch, by its worst row. State
+    ``(batch, *event)``.
+
+    Args:
+        tolerance: what a step may be wrong by, in units of a noisy state of unit data.
+        prediction: "noise" or "data", as for :func:`exponential_rk`.
+
+    Differs from the paper: one tolerance, relative to the level and not to each entry, and no mean over rows.
+    """
+    process, predict = problem.process, problem.eps if prediction == "noise" else problem.x0
+    width, first = inf, None  # of the next step, in lambda; the prediction at its start
+    for t, s in pairwise(times):
+        while t != s:
+            first = predict(u, t) if first is None else first
+            now, end = process.log_snr(t) / 2, process.log_snr(s) / 2
+            long = min(abs(end - now), width) if end < inf else inf  # a step to no noise is not divided
+            place = s if long == abs(end - now) else process.time_of_log_snr(2 * (now + copysign(long, end - now)))
+            moved, error = attempt(problem, u, first, t, place, tolerance, prediction)
+            wished = long * (min(5.0, max(0.2, 0.9 * error ** (-1 / 3))) if error > 0 else 5.0)
+            if error > 1:
+                width = wished
+            else:
+                width = max(wished, width) if place == s else wished  # the grid cut it short
+                u, t, first = moved, place, None
+        yield u
+
+
+def attempt(
+    problem: Problem, u: Tensor, first: Tensor, t: float, s: float, tolerance: float, prediction: str
+) -> tuple[Tensor, float]:
+    """The end of one step of order 3, and E of :func:`dpm_adaptive`; ``first`` is the prediction at its start."""
+    predict, past = problem.eps if prediction == "noise" else problem.x0, [first]
+    step = grid_steps(problem.process, (t, s), 3, prediction)[0]
+    for place, weights in zip(step.times, step.weights, strict=False):
+        past.append(predict(combine(weights, (u, *past)), place))
+    moved = combine(step.weights[-1], (u, *past))
+    if not step.times:
+        return moved, 0.0
+    line, size = step.weights[-1][-1], sum(level**2 for level in problem.process.levels(s)) ** 0.5
+    d = combine((line, -2 * line, line), past).flatten(1)
+    rms = torch.linalg.vector_norm(d, dim=1, dtype=torch.promote_types(d.dtype, torch.float32)) / d.shape[1] ** 0.5
+    return moved, rms.max().item() / (tolerance * size)

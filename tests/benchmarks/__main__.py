@@ -21,7 +21,7 @@ from rich.table import Table
 
 from diffnum.files import write
 from diffnum.solvers import registry
-from tests.benchmarks import overhead, scaling
+from tests.benchmarks import overhead, peers, scaling
 
 ROOT = Path(__file__).resolve().parents[2]
 RATIO, THROUGHPUT, EXTRA, EMPIRICAL = 1.3, 0.97, 3, 1.5  # the limits of the issues
@@ -78,6 +78,9 @@ def broken(result: dict[str, Any]) -> list[str]:
         if ratio > NOISE:
             found.append(f"noise {shape}: {ratio:.2f} times torch.randn_like, {NOISE} allowed")
     found += broken_scaling(result["scaling"]) if "scaling" in result else []
+    for row, (library, ratio) in peers.fastest(result.get("peers", {})).items():
+        if ratio < 1:
+            found.append(f"{row}: {1 / ratio:.2f} times as dear as in {library}")
     empirical = result.get("empirical", {}).get("largest_ratio", 0)
     if empirical > EMPIRICAL:
         found.append(f"Empirical: {empirical:.2f} times its two matrix products, {EMPIRICAL} allowed")
@@ -132,6 +135,8 @@ def show(result: dict[str, Any]) -> None:
     console.print(f"a guided evaluation takes {cost:.2f} times an unguided one")
     if "empirical" in result:
         console.print(f"Empirical: {result['empirical']}", markup=False)
+    for row, (library, ratio) in peers.fastest(result.get("peers", {})).items():
+        console.print(f"{row}: the cheapest peer, {library}, takes {ratio:.2f} times as long", markup=False)
     if result["not_measured"]:
         console.print(f"no hand-written form, not measured: {', '.join(result['not_measured'])}")
 
@@ -163,6 +168,7 @@ def main() -> int:
         result["empirical"] = empirical.measure()
     if not given.quick:
         result["scaling"] = scaling.measure()
+        result["peers"] = peers.measure()
     result["limits"] = {
         "ratio": RATIO, "throughput": THROUGHPUT, "extra_states": EXTRA, "empirical": EMPIRICAL,
         "phase_space": PHASE_SPACE, "noise": NOISE, "import": IMPORT, "help_s": HELP, "new_grid_ms": NEW_GRID,

@@ -1,14 +1,16 @@
 """Few evaluations: our solvers and those of other libraries, side by side in one process, 6 to 50 evaluations.
 
-    python -m tests.benchmarks.few [--peers] [--starts 8]
+    python -m tests.benchmarks.few [--peers] [--starts 8] [--up-to 20]
+    python -m tests.benchmarks.few --go-on [--peers] [--up-to 20]
     python -m tests.benchmarks.few --tried
 
 writes ``book/results/few.json``: the shipped network and two mixtures, grids uniform in log-SNR and of Karras, the same
 start states and the same reference for all. With ``--peers`` the samplers of k-diffusion and azula run from their own
 code (installed as `diffnum audit` does); where one of them ends where one of ours does, to rounding, the network is
 asked once for both. UniPC and DPM-Solver++ of diffusers are `unipc` and `dpmpp_3m(published=True)` here: the audit
-measures their own code. From this table comes the default of `diffnum sample`. ``--tried`` adds what was tried and not
-kept (`linear_part`) to a table that is there.
+measures their own code. The network takes long: the table is written after every row, and ``--go-on`` asks only for
+what is missing, up to a budget. From this table comes the default of `diffnum sample`. ``--tried`` adds what was tried
+and not kept (`linear_part`) to a table that is there.
 """
 
 import argparse
@@ -127,44 +129,55 @@ def problems(starts: int) -> dict[str, tuple[Any, Tensor]]:
     return made
 
 
-def truth(name: str, problem: Any, u: Tensor) -> tuple[Tensor, float]:
-    """The end of the ODE, and about how wrong it is."""
+def truth(name: str, problem: Any, u: Tensor, known: float | None) -> tuple[Tensor, float]:
+    """The end of the ODE, and about how wrong it is, where that is not known from before."""
     if name != "network":
         return reference(problem, u, [PROCESS.t_max, PROCESS.t_end], rtol=1e-12), 1e-12
-    runs = [
-        dn.solve(problem, "exponential_adams", u, grids.log_snr(PROCESS, n), order=4, corrector=True).u
-        for n in (120, 240)
-    ]
-    return runs[1].double(), rms(runs[1] - runs[0])
+
+    def fine(n: int) -> Tensor:
+        return dn.solve(problem, "exponential_adams", u, grids.log_snr(PROCESS, n), order=4, corrector=True).u
+
+    end = fine(240)
+    return end.double(), rms(end - fine(120)) if known is None else known
 
 
-def table(starts: int, rows: dict[str, Run], others: Collection[str] = ()) -> dict[str, Any]:
-    """Errors by problem, grid and row, one for each budget (None where it pays for no step).
+def table(result: dict[str, Any], rows: dict[str, Run], others: Collection[str], most: int, out: Path) -> None:
+    """Errors by problem, grid and row, one for each budget (None where it pays for no step, or was not asked).
 
     Of the ``others`` among the rows those that end where one of ours does are left out with the network.
     """
-    result: dict[str, Any] = {"errors": {}, "reference": {}, "same": {}}
-    made = problems(starts)
+    made = problems(result["starts"])
+    begun = rounded([u.flatten()[0].item() for _, u in made.values()])
+    if result.setdefault("begun", begun) != begun:
+        raise SystemExit(f"{out} was measured from other start states; make it anew")
     for name in ("smooth", "mixture", "network"):
-        problem, u = made[name]
-        exact, wrong = truth(name, problem, u)
-        result["reference"][name] = wrong
-        for grid, spaced in GRIDS.items():
-            found: dict[str, list[float | None]] = {}
-            for row, run in rows.items():
-                if name == "network" and row in result["same"]:
+        by_grid = result["errors"].setdefault(name, {})
+        wanted = [row for row in rows if name != "network" or row not in result["same"]]
+        exact: Tensor | None = None
+        for grid, row in ((g, r) for g in GRIDS for r in wanted):
+            found = by_grid.setdefault(grid, {}).setdefault(row, [None] * len(BUDGETS))
+            for i, b in enumerate(BUDGETS):
+                n = steps_within(b, PROCESS, OURS[row][0], **OURS[row][1]) if row in OURS else b
+                if found[i] is not None or n is None or (name == "network" and b > most):
                     continue
-                counts = [steps_within(b, PROCESS, OURS[row][0], **OURS[row][1]) if row in OURS else b for b in BUDGETS]
+                if exact is None:
+                    exact, result["reference"][name] = truth(name, *made[name], result["reference"].get(name))
+                problem, u = made[name]
                 with torch.no_grad():
-                    ends = [None if n is None else run(problem, u, spaced(PROCESS, n)).double() for n in counts]
-                found[row] = [None if end is None else rms(end - exact) for end in ends]
-                told = "".join(f"{e:9.1e}" if e else "        -" for e in found[row])
-                print(f"{name:8} {grid:8} {row:38}{told}", flush=True)
-            result["errors"].setdefault(name, {})[grid] = found
-        if name == "mixture":
+                    found[i] = rms(rows[row](problem, u, GRIDS[grid](PROCESS, n)).double() - exact)
+            print(
+                f"{name:8} {grid:8} {row:38}{''.join(f'{e:9.1e}' if e else 8 * ' ' + '-' for e in found)}", flush=True
+            )
+            save(result, out)
+        if name == "mixture" and others:
             result["same"] = {row: twin for row in others if (twin := same(result["errors"], row))}
             print("the same to rounding:", result["same"])
-    return result
+
+
+def save(result: dict[str, Any], out: Path) -> None:
+    """The table as it is, with the scores that follow from it."""
+    result["score"] = scores(result["errors"])
+    write(out, lambda file: file.write((json.dumps(rounded(result), indent=1) + "\n").encode()))
 
 
 def same(errors: dict[str, Any], row: str) -> str | None:
@@ -181,15 +194,16 @@ def same(errors: dict[str, Any], row: str) -> str | None:
 
 def scores(errors: dict[str, Any]) -> dict[str, float]:
     """For every row the geometric mean, over problems, grids and budgets, of its error over the best there."""
+    asked = [found for by_grid in errors.values() for found in by_grid.values() if found.keys() >= OURS.keys()]
     places = [
-        (found, i) for by_grid in errors.values() for found in by_grid.values() for i in range(len(BUDGETS))
-        if any(row[i] is not None for row in found.values())
+        (found, i) for found in asked for i in range(len(BUDGETS))
+        if all(found[name][i] is not None for name in OURS)
     ]  # fmt: skip
     best = [min(row[i] for row in found.values() if row[i] is not None) for found, i in places]
     out = {}
     for name in OURS:
-        ratios = [found[name][i] / b for (found, i), b in zip(places, best, strict=True) if found[name][i] is not None]
-        if len(ratios) == len(places):
+        ratios = [found[name][i] / b for (found, i), b in zip(places, best, strict=True)]
+        if places:
             out[name] = exp(sum(map(log, ratios)) / len(ratios))
     return dict(sorted(out.items(), key=lambda item: item[1]))
 
@@ -209,23 +223,22 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="also run k-diffusion's and azula's own code")
     parser.add_argument("--starts", type=int, default=8, help="start states of the network")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--tried", action="store_true", help="add the rows of what was tried to the table")
+    parser.add_argument("--up-to", type=int, default=BUDGETS[-1], help="largest budget with the network")
+    parser.add_argument("--go-on", action="store_true", help="complete the table that is there")
+    parser.add_argument("--tried", action="store_true", help="add what was tried to the table that is there")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.tried:
+    digest = dn.load("cifar10").sha256
+    result: dict[str, Any] = {"errors": {}, "reference": {}, "same": {}, "budgets": list(BUDGETS),
+                              "starts": given.starts, "weights_sha256": digest}  # fmt: skip
+    if given.go_on or given.tried:
         result = json.loads(given.out.read_text("utf-8"))
-        more = table(result["starts"], {name: tried(name) for name in TRIED})["errors"]
-        for name, by_grid in more.items():
-            for grid, found in by_grid.items():
-                result["errors"][name][grid] |= found
-        write(given.out, lambda file: file.write((json.dumps(rounded(result), indent=1) + "\n").encode()))
-        return
+        if result["weights_sha256"] != digest or "begun" not in result:
+            raise SystemExit(f"{given.out} was measured with another network or from other starts; make it anew")
     others = peers() if given.peers else {}
-    result = table(given.starts, {**{name: ours(name) for name in OURS}, **others}, others)
-    result |= {"budgets": list(BUDGETS), "starts": given.starts, "score": scores(result["errors"]),
-               "weights_sha256": dn.load("cifar10").sha256, "date": datetime.date.today().isoformat()}  # fmt: skip
-    text = json.dumps(rounded(result), indent=1) + "\n"
-    write(given.out, lambda file: file.write(text.encode()))
+    rows = {name: tried(name) for name in TRIED} if given.tried else {**{name: ours(name) for name in OURS}, **others}
+    result["date"] = datetime.date.today().isoformat()
+    table(result, rows, others, given.up_to, given.out)
     for name, score in result["score"].items():
         print(f"{name:40} {score:.2f}")
 

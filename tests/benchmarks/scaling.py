@@ -57,8 +57,8 @@ def new_grid(solver: str, steps: int, rounds: int = 5, **options: Any) -> float:
     return 1e3 * statistics.median(extra[1:])
 
 
-def start(code: str, rounds: int = 5) -> float:
-    """CPU seconds of a Python that runs this code, and says nothing on standard output."""
+def start(code: str, rounds: int = 5, env: dict[str, str] | None = None) -> float:
+    """CPU seconds of a Python that runs this code, and says nothing on standard output: the median of some."""
     lines = [
         "import os, sys, time",
         "sys.stdout = open(os.devnull, 'w')",
@@ -67,7 +67,8 @@ def start(code: str, rounds: int = 5) -> float:
     ]
     taken = []
     for _ in range(rounds):
-        run = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+        words = [sys.executable, "-c", "\n".join(lines)]
+        run = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
         taken.append(float(run.stderr.split()[-1]))
     return statistics.median(taken)
 

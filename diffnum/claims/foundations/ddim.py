@@ -33,7 +33,7 @@ def freeze(quantity: str):
     "DDIM is exponential Euler, DPM-Solver-1 and Euler's method of EDM",
     where="Lu et al. 2022, arXiv:2206.00927; Karras et al. 2022, arXiv:2206.00364",
     kind="proposition",
-    page="ddim-claims",
+    page="prop-ddim",
     derived="diffnum.derive.ddim.dpm_solver_residual",
 )
 def ddim_has_many_names() -> Verdict:
@@ -75,7 +75,7 @@ def what_is_frozen_matters() -> Verdict:
     "DDIM is exact",
     where="Song et al. 2021, arXiv:2010.02502; gDDIM, section 3",
     kind="proposition",
-    page="ddim-claims",
+    page="prop-ddim-exact",
     derived="diffnum.derive.ddim.gaussian_step",
 )
 def ddim_is_exact() -> Verdict:

@@ -4,7 +4,7 @@ import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.measure import table, zero
+from diffnum.claims.measure import left, table, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, verdict
 from diffnum.denoisers import targets
 from diffnum.derive import guidance as derive
@@ -31,7 +31,7 @@ def quantiles(weight: float) -> torch.Tensor:
     "The gradient of a classifier makes a denoiser conditional",
     where=DHARIWAL,
     kind="proposition",
-    page="guidance-claims",
+    page="prop-guidance-one",
     derived="diffnum.derive.guidance.posterior_mean_residuals",
 )
 def gradient_makes_conditional() -> Verdict:
@@ -43,10 +43,7 @@ def gradient_makes_conditional() -> Verdict:
             x = (1 + sigma) * targets.starts(dn.VP())
             gap[weight] = max(gap.get(weight, 0.0), (guided.eps(x, sigma) - alone.eps(x, sigma)).abs().max().item())
     rest = zero(derive.bayes_residual(), *derive.posterior_mean_residuals(2))
-    saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}; on a mixture the component alone to 1e-11 with weight 1, "
-        f"{gap[2.0]:.1f} away with 2"
-    )
+    saw = f"{left(rest)}; on a mixture the component alone to 1e-11 with weight 1, {gap[2.0]:.1f} away with 2"
     return conditional("the weight is 1", rest and gap[1.0] < 1e-11, gap[2.0] < 1e-11, saw, {"two": gap[2.0]})
 
 
@@ -54,7 +51,7 @@ def gradient_makes_conditional() -> Verdict:
     "Gradients scaled by s sample from p(x) p(y | x)^s, normalised",
     where=f"{DHARIWAL}, section 4.3",
     kind="implicit",
-    page="guidance-claims",
+    page="thm-guidance-defect",
     derived="diffnum.derive.guidance.field_defect",
 )
 def scaled_gradients_sample_the_power() -> Verdict:

@@ -1,8 +1,13 @@
 """Sampling with a network: what `make gallery` stored of the shipped network."""
 
+from diffnum import grids
 from diffnum.claims.store import results
 from diffnum.claims.verdicts import Verdict, claim, conditional, verdict
+from diffnum.denoisers.network import load
 from diffnum.measure import analysis
+from diffnum.problem import Problem
+from diffnum.processes import VP
+from diffnum.runner import solve
 
 ORDERS = {"ddim": 1, "s_pndm": 2, "f_pndm": 2, "dpmpp_2m": 2, "gddim, order=2": 2, "gddim, order=3": 3}
 
@@ -88,3 +93,31 @@ def same_picture() -> Verdict:
     )
     return conditional("evaluations are many (100, not 10)", worst[100] < 0.05, worst[10] < 0.05, saw,
                        {str(n): w for n, w in worst.items()})  # fmt: skip
+
+
+@claim(
+    "A network may be evaluated in bfloat16",
+    where="everyday practice; the state in single precision",
+    kind="implicit",
+    page="sampling-claims",
+    needs="network",
+)
+def bfloat16_has_a_floor() -> Verdict:
+    """PLMS with the shipped network, against order 3 in 80 steps: more steps help single precision alone."""
+    process, network = VP(), load("cifar10")
+    single, half = (Problem(process, net) for net in (network, network.in_bfloat16()))
+    u = single.prior((1, 3, 32, 32), seed=0)
+    best = solve(single, "gddim", u, grids.log_snr(process, 80), order=3).x
+
+    def error(problem: Problem, steps: int) -> float:
+        x = solve(problem, "plms", u, grids.log_snr(process, steps)).x
+        return (x - best).square().mean().sqrt().item()
+
+    found = {n: (error(single, n), error(half, n)) for n in (5, 20, 80)}
+    saw = "error in single precision, in bfloat16: " + "; ".join(
+        f"{a:.1e}, {b:.1e} with {n} steps" for n, (a, b) in found.items()
+    )
+    few, many = (found[n][1] < 1.5 * found[n][0] for n in (5, 80))
+    kinds = ("float32", "bfloat16")
+    numbers = {f"{kind}_{n}": e for n, pair in found.items() for kind, e in zip(kinds, pair, strict=True)}
+    return conditional("steps are few (5, not 80)", few, many, saw, numbers)

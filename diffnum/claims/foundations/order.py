@@ -17,7 +17,7 @@ ORDERS = {"euler": 1, "heun": 2, "rk4": 4}
     "A local error h^(p + 1) gives a global error h^p",
     where="Hairer, Norsett and Wanner 1993, section II.3",
     kind="theorem",
-    page="order-claims",
+    page="thm-order-global",
 )
 def local_to_global() -> Verdict:
     exact, t, local, whole = problem(), 0.5, {}, {}
@@ -38,7 +38,7 @@ def local_to_global() -> Verdict:
     "The constant of the error is the integral of the propagated local errors",
     where="Hairer, Norsett and Wanner 1993, section II.8",
     kind="theorem",
-    page="order-claims",
+    page="thm-order-global",
     derived="diffnum.derive.classical.global_error_constant",
 )
 def constant_is_the_integral() -> Verdict:

@@ -8,7 +8,7 @@ import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.measure import gaussian_line, table, zero
+from diffnum.claims.measure import gaussian_line, left, table, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, verdict
 from diffnum.denoisers import targets
 from diffnum.derive import linear_sde as derive
@@ -20,7 +20,7 @@ from diffnum.measure import analysis
     "Mean and covariance of a linear SDE are known in closed form, on phase space and for blurring too",
     where="Song et al. 2021, arXiv:2011.13456; Pandey and Mandt 2023",
     kind="proposition",
-    page="linear-sde-claims",
+    page="thm-linear-sde-moments",
     derived="diffnum.derive.linear_sde.solve_moments",
 )
 def moments_in_closed_form() -> Verdict:
@@ -42,7 +42,7 @@ def moments_in_closed_form() -> Verdict:
         wrong[type(process).__name__] = max(gap.item(), wrong.get(type(process).__name__, 0.0))
     rest = zero(*(sp.simplify(r.doit()) for p in ("vp", "ve") for r in derive.moment_residuals(p)))
     saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}; {', '.join(wrong)}: transition and covariance are those of "
+        f"{left(rest)}; {', '.join(wrong)}: transition and covariance are those of "
         f"an integrator that knows F and G alone, to 1e-8"
     )
     return verdict(rest and max(wrong.values()) < 1e-8, saw, {"processes": len(wrong)})
@@ -52,7 +52,7 @@ def moments_in_closed_form() -> Verdict:
     "VP and VE are the same up to scaling and clock",
     where="Karras et al. 2022, arXiv:2206.00364",
     kind="proposition",
-    page="linear-sde-claims",
+    page="prop-linear-sde-ve",
     derived="diffnum.derive.linear_sde.rescaled_process_residuals",
 )
 def vp_is_scaled_ve() -> Verdict:
@@ -66,7 +66,7 @@ def vp_is_scaled_ve() -> Verdict:
     unscaled = abs(dn.VP().sigma(0.5) / dn.VP().rho(0.5) - 1)
     rest = zero(*derive.rescaled_process_residuals())
     saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}; x/alpha on two VP schedules is the state of VE, within 1e-12 "
+        f"{left(rest)}; x/alpha on two VP schedules is the state of VE, within 1e-12 "
         f"of rho; without the scale noise levels differ by {unscaled:.2f} at t = 1/2"
     )
     return verdict(rest and gap < 1e-12 < unscaled, saw, {"unscaled": unscaled})
@@ -161,7 +161,7 @@ def difference_for_the_variance() -> Verdict:
     "lambda is free: any noise may be added to the reverse equation",
     where="Huang et al. 2021, arXiv:2106.02808; gDDIM and ER-SDE",
     kind="proposition",
-    page="reversing-claims",
+    page="thm-reversing-family",
     derived="diffnum.derive.reversing.reverse_family_residual",
 )
 def lambda_is_free() -> Verdict:
@@ -181,7 +181,7 @@ def lambda_is_free() -> Verdict:
     "The reverse SDE retraces the forward process",
     where="Anderson 1982",
     kind="theorem",
-    page="reversing-claims",
+    page="prop-reversing-gaussian",
     derived="diffnum.derive.reversing.joint_covariance",
 )
 def retraces_the_forward_process() -> Verdict:
@@ -207,7 +207,7 @@ def retraces_the_forward_process() -> Verdict:
     "The probability flow is a bijection between noise and data",
     where="Song et al. 2021, arXiv:2011.13456",
     kind="proposition",
-    page="reversing-claims",
+    page="prop-reversing-quantile",
     derived="diffnum.derive.reversing.quantile_residuals",
 )
 def flow_is_a_bijection() -> Verdict:
@@ -221,7 +221,7 @@ def flow_is_a_bijection() -> Verdict:
         apart[end] = x.ravel().diff().min().item() / (x.max() - x.min()).item()
     rest = zero(*reversing.quantile_residuals())
     saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'} along quantiles; of 40 starts the nearest two ends are "
+        f"{left(rest)} along quantiles; of 40 starts the nearest two ends are "
         f"{apart[0.3]:.1e} of the range apart at rho = 0.3 and {abs(apart[0.0]):.0e} at 0, where the data are 4 points"
     )
     inside, outside = rest and apart[0.3] > 1e-6, apart[0.0] > 1e-6
@@ -232,7 +232,7 @@ def flow_is_a_bijection() -> Verdict:
     "Noise corrects errors: a wrong start is forgotten",
     where="Karras et al. 2022, arXiv:2206.00364, section 4",
     kind="headline",
-    page="reversing-claims",
+    page="prop-reversing-gaussian",
     derived="diffnum.derive.reversing.gaussian_moment_residuals",
 )
 def noise_forgets_the_start() -> Verdict:

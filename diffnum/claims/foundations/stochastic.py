@@ -29,7 +29,7 @@ def mixture() -> tuple[dn.Problem, torch.Tensor]:
     "Euler-Maruyama has strong order 1/2",
     where="Kloeden and Platen 1992, theorem 10.2.2",
     kind="theorem",
-    page="reverse-sde-claims",
+    page="thm-reverse-sde-strong",
 )
 def strong_order_half() -> Verdict:
     exact, start = mixture()
@@ -44,7 +44,7 @@ def strong_order_half() -> Verdict:
     "Weak order 1 on every linear process",
     where="Kloeden and Platen 1992, theorem 14.1.5",
     kind="theorem",
-    page="reverse-sde-claims",
+    page="thm-reverse-sde-weak",
     derived="diffnum.derive.reversing.weak_local_errors",
 )
 def weak_order_one() -> Verdict:
@@ -64,6 +64,29 @@ def weak_order_one() -> Verdict:
     )
     numbers = {f"{p}_{s}": v for (p, s), v in found.items()}
     return verdict(all(abs(v - 1) < 0.15 for v in found.values()), saw, numbers)
+
+
+@claim(
+    "A stochastic Adams method with q nodes has order q",
+    where="Xue et al. 2023, arXiv:2309.05019, theorem 5.1: for the part of the error that is not due to noise",
+    kind="implicit",
+    page="exponential-noise",
+)
+def nodes_raise_stochastic_order() -> Verdict:
+    exact, rule = line(0.5), analysis.standard_problem().grid
+    found = {}
+    for tau in (1.0, 0.0):
+        for q in (1, 2, 3):
+            given = {"order": q, "tau": tau, "corrector": False}
+            found[tau, q] = analysis.weak_convergence(exact, "sa_solver", rule, (160, 320), **given).order
+    shown = {tau: ", ".join(f"{found[tau, q]:.2f}" for q in (1, 2, 3)) for tau in (1.0, 0.0)}
+    saw = (
+        f"weak order with 1, 2, 3 nodes from rho = 3: with noise {shown[1.0]}; without (the ramp caps it) {shown[0.0]}"
+    )
+    two = all(abs(found[1.0, q] - q) < 0.15 for q in (1, 2))
+    three = abs(found[1.0, 3] - 3) < 0.3
+    numbers = {f"tau_{tau:g}_order_{q}": v for (tau, q), v in found.items()}
+    return conditional("q is at most 2", two, three, saw, numbers)
 
 
 @claim(

@@ -6,33 +6,21 @@ import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.gddim.settings import cld_errors, spread
-from diffnum.claims.measure import converge, gaussian_line, table, zero
+from diffnum.claims.gddim.settings import cld_errors, noise_moves, point, spread
+from diffnum.claims.measure import converge, gaussian_line, left, table, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, verdict
 from diffnum.derive import gddim as derive
-from diffnum.measure import analysis
 
 
 @claim(
     "On VP the noise prediction of a point is constant along the exact path",
     where="section 3, proposition 1",
     kind="proposition",
-    page="gddim-theory",
+    page="prop-gddim-exact",
     derived="diffnum.derive.gddim.point_mass_residuals",
 )
 def noise_constant_on_a_point() -> Verdict:
-    moved = {}
-    for name, exact, K in (
-        ("vp", dn.Problem(dn.VP(), dn.PointMass([0.7, -0.4])), "R"),
-        ("cld_L", dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4])), "L"),
-    ):
-        u, times = (
-            exact.process.prior((3, *exact.process.state_shape((2, 2), data=True)[1:]), dtype=torch.float64),
-            [1.0, 0.5, 0.1, 1e-2],
-        )
-        path = analysis.reference(exact, u, times, trajectory=True)
-        e = torch.stack([exact.eps(x, t, K) for x, t in zip(path, times, strict=True)])
-        moved[name] = (e - e[0]).abs().max().item()
+    moved = {"vp": noise_moves("vp", "R"), "cld_L": noise_moves("cld", "L")}
     saw = f"it moves by less than 1e-8 on VP; with the Cholesky root on CLD by {moved['cld_L']:.1f}"
     return verdict(moved["vp"] < 1e-8 < moved["cld_L"], saw, {"cld_L": moved["cld_L"]})
 
@@ -53,29 +41,24 @@ def stochastic_ddim_is_the_lambda_sde() -> Verdict:
         share = (P / vp.reverse_step(s, t, 1.0)[1]).item()
         variance = share * m**2 / n**2 * (1 - a**2 / b**2)  # Song et al.'s eta^2 times the posterior variance
         apart += [abs(variance - P.item()), abs(sqrt(m**2 - variance) - through.item() * n)]
-    saw = (
-        f"SymPy leaves "
-        f"{'nothing' if zero(*derive.eta_residuals(), *derive.scalar_step_residuals()) else 'a rest'}; "
-        f"printed and library's coefficients agree to 1e-12"
-    )
-    return verdict(zero(*derive.eta_residuals(), *derive.scalar_step_residuals()) and max(apart) < 1e-12, saw, {})
+    rest = zero(*derive.eta_residuals(), *derive.scalar_step_residuals())
+    saw = f"{left(rest)}; printed and library's coefficients agree to 1e-12"
+    return verdict(rest and max(apart) < 1e-12, saw, {})
 
 
 @claim(
     "Every member of the lambda family of reverse equations keeps the marginals",
     where="section 2, equation 6",
     kind="proposition",
-    page="reversing-theory",
+    page="thm-reversing-family",
     derived="diffnum.derive.gddim.marginal_residuals",
 )
 def lambda_keeps_marginals() -> Verdict:
     line, times = gaussian_line(0.5, dn.VP()), grids.log_snr(dn.VP(), 400)
     ratio = {lam: spread(line.process, "euler_maruyama", 0.5, times, lam=lam) for lam in (0.5, 1.0)}
-    saw = (
-        f"SymPy leaves {'nothing' if zero(*derive.marginal_residuals()) else 'a rest'}; deviation "
-        f"over the right one in 400 steps {table(ratio, '.3f')}"
-    )
-    holds = zero(*derive.marginal_residuals()) and all(abs(r - 1) < 0.02 for r in ratio.values())
+    rest = zero(*derive.marginal_residuals())
+    saw = f"{left(rest)}; deviation over the right one in 400 steps {table(ratio, '.3f')}"
+    holds = rest and all(abs(r - 1) < 0.02 for r in ratio.values())
     return verdict(holds, saw, {f"lam_{k:g}": v for k, v in ratio.items()})
 
 
@@ -83,22 +66,13 @@ def lambda_keeps_marginals() -> Verdict:
     "With R' = (F + GG^T inv(Sigma)/2) R the noise prediction of a point is constant on any linear process",
     where="section 4, equation 15",
     kind="theorem",
-    page="gddim-theory",
+    page="prop-gddim-exact",
     derived="diffnum.derive.gddim.root_identity_residual",
 )
 def equation_of_R() -> Verdict:
-    exact = dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4]))
-    u, times = exact.process.prior((3, 2), dtype=torch.float64), [1.0, 0.5, 0.1, 1e-2]
-    path = analysis.reference(exact, u, times, trajectory=True)
-    moved = {}
-    for K in ("R", "L"):
-        e = torch.stack([exact.eps(x, t, K) for x, t in zip(path, times, strict=True)])
-        moved[K] = (e - e[0]).abs().max().item()
+    moved = {K: noise_moves("cld", K) for K in ("R", "L")}
     rest = zero(derive.root_identity_residual(), *derive.point_mass_residuals())
-    saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}; on CLD eps_R moves by less than 1e-8, "
-        f"eps_L by {moved['L']:.1f}"
-    )
+    saw = f"{left(rest)}; on CLD eps_R moves by less than 1e-8, eps_L by {moved['L']:.1f}"
     return verdict(rest and moved["R"] < 1e-8 < moved["L"], saw, {"L": moved["L"]})
 
 
@@ -106,15 +80,13 @@ def equation_of_R() -> Verdict:
     "One deterministic step is exact for a point, on any process",
     where="section 4, proposition 3",
     kind="proposition",
-    page="gddim-theory",
+    page="prop-gddim-exact",
     derived="diffnum.derive.gddim.one_step_residual",
 )
 def one_step_exact() -> Verdict:
-    exact, wrong = dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4])), {}
-    u = exact.process.prior((3, 2), dtype=torch.float64)
-    end = analysis.reference(exact, u, [1.0, 1e-3])
-    for K in ("R", "L"):
-        wrong[K] = (dn.solve(exact, "gddim", u, [1.0, 1e-3], order=1, K=K).u - end).abs().max().item()
+    exact, times, path = point("cld")
+    runs = {K: dn.solve(exact, "gddim", path[0], [times[0], times[-1]], order=1, K=K).u for K in ("R", "L")}
+    wrong = {K: (end - path[-1]).abs().max().item() for K, end in runs.items()}
     saw = f"one step from 1 to 1e-3 on CLD: right to 1e-8 with R, wrong by {wrong['L']:.1e} with the Cholesky root"
     return conditional("K = R", wrong["R"] < 1e-8, wrong["L"] < 1e-8, saw, {"L": wrong["L"]})
 
@@ -123,7 +95,7 @@ def one_step_exact() -> Verdict:
     "R is the Cholesky root times a rotation, whose angle is one integral (ours)",
     where="not in the paper",
     kind="theorem",
-    page="gddim-theory",
+    page="thm-gddim-rotation",
     derived="diffnum.derive.gddim.rotation_residuals",
 )
 def R_is_L_times_a_rotation() -> Verdict:
@@ -132,10 +104,7 @@ def R_is_L_times_a_rotation() -> Verdict:
         turn = torch.linalg.solve(process.cholesky(t), process.rotation_root(t))
         wrong.append((turn @ turn.mT - torch.eye(2, dtype=torch.float64)).abs().max().item())
     rest = zero(*derive.rotation_residuals())
-    saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}; inv(L) R is orthogonal to 1e-9 and has "
-        f"turned by {process.angle(1.0):.1f} rad at t = 1"
-    )
+    saw = f"{left(rest)}; inv(L) R is orthogonal to 1e-9 and has turned by {process.angle(1.0):.1f} rad at t = 1"
     return verdict(rest and max(wrong) < 1e-9, saw, {"angle": process.angle(1.0)})
 
 
@@ -143,7 +112,7 @@ def R_is_L_times_a_rotation() -> Verdict:
     "The multistep method with q nodes has order q",
     where="section 4, equations 19 to 21",
     kind="theorem",
-    page="gddim-multistep",
+    page="thm-exponential-order",
     derived="diffnum.derive.gddim.local_error",
 )
 def multistep_order() -> Verdict:
@@ -200,7 +169,7 @@ def order_down_to_zero() -> Verdict:
     "The first step of the ramp leaves -s^2 (rho'/rho^2)^2 h^2 / 2 and no later step adds to it (ours)",
     where="not in the paper",
     kind="proposition",
-    page="gddim-multistep",
+    page="prop-gddim-start",
     derived="diffnum.derive.gddim.start_defect",
 )
 def first_step_is_all() -> Verdict:
@@ -246,7 +215,7 @@ def first_step_is_all() -> Verdict:
     "A corrector adds an order",
     where="section 4, algorithm 1",
     kind="proposition",
-    page="gddim-multistep",
+    page="thm-exponential-ramp",
     derived="diffnum.derive.gddim.local_error",
 )
 def corrector_adds_an_order() -> Verdict:

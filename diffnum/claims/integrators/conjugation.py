@@ -8,7 +8,7 @@ import torch
 import diffnum as dn
 from diffnum import grids
 from diffnum.claims.integrators.settings import REVIEWS, error, paths, phase_space, slope
-from diffnum.claims.measure import problem, zero
+from diffnum.claims.measure import left, problem, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, not_tried, several, verdict
 from diffnum.coefficients import act, time_quadrature
 from diffnum.denoisers import targets
@@ -20,16 +20,13 @@ from diffnum.measure import analysis
     "The conjugate transform turns the equation into one with a chosen linear part",
     where=REVIEWS,
     kind="theorem",
-    page="psld-theory",
+    page="thm-psld-conjugate",
     derived="diffnum.derive.psld.conjugate_residuals",
 )
 def conjugate_transform() -> Verdict:
     rest = zero(*derive.conjugate_residuals(), derive.conjugate_local_error())
     found = slope("conjugate", B="lambda", lam=2.0)
-    saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'} for arbitrary matrices; a step with B = 2 I "
-        f"converges with order {found:.2f}"
-    )
+    saw = f"{left(rest)} for arbitrary matrices; a step with B = 2 I converges with order {found:.2f}"
     return verdict(rest and abs(found - 1) < 0.1, saw, {"slope": found})
 
 
@@ -37,7 +34,7 @@ def conjugate_transform() -> Verdict:
     "With B = 0 on VP it is DDIM",
     where=REVIEWS,
     kind="proposition",
-    page="psld-theory",
+    page="prop-psld-special",
     derived="diffnum.derive.psld.ddim_residuals",
 )
 def b_zero_on_vp_is_ddim() -> Verdict:
@@ -47,7 +44,7 @@ def b_zero_on_vp_is_ddim() -> Verdict:
     ends = [dn.solve(exact, s, u, times, **o).u for s, o in settings]
     gap = [(end - ends[0]).abs().max().item() for end in ends[1:]]
     saw = (
-        f"SymPy leaves {'nothing' if rest else 'a rest'}: A = 1/alpha, Phi = sigma/alpha; 20 steps of the exponential "
+        f"{left(rest)}: A = 1/alpha, Phi = sigma/alpha; 20 steps of the exponential "
         f"integrator with one node agree with DDIM to 1e-10, with the default's nodes they are {gap[1]:.1e} away"
     )
     return verdict(rest and gap[0] < 1e-10 < gap[1], saw, {"more_nodes": gap[1]})
@@ -65,7 +62,7 @@ def apart(one: dict, other: dict, steps: int = 50) -> float:
     "With B = 0 it is gDDIM",
     where=REVIEWS,
     kind="proposition",
-    page="psld-theory",
+    page="prop-psld-special",
     derived="diffnum.derive.psld.gddim_residuals",
 )
 def b_zero_is_gddim() -> Verdict:
@@ -218,7 +215,7 @@ def best_lambda_shrinks() -> Verdict:
     "The stability theorem tells which lambda to take",
     where=REVIEWS,
     kind="theorem",
-    page="psld-theory",
+    page="thm-psld-stability",
     derived="diffnum.derive.psld.best_lambda",
 )
 def stability_theorem() -> Verdict:

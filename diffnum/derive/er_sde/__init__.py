@@ -71,6 +71,7 @@ from diffnum.derive.er_sde.taylor import (
     power_coefficient,
     second_order_weights,
 )
+from diffnum.derive.er_sde.weak import weak_defects
 from diffnum.derive.gddim import alpha_s, alpha_t, sigma_s, sigma_t
 from diffnum.derive.reversing import lam
 
@@ -80,5 +81,5 @@ __all__ = [
     "family_residual", "form_residuals", "frozen_step", "gaussian_flow_residual", "lag_moments", "local_error",
     "mean_map_residual", "noise_variance_residuals", "power_coefficient", "psi_from_eta", "rectangle_defects",
     "rectangle_rule", "second_order_weights", "semi_linear_residual", "strong_constant_residual",
-    "strong_constants", "variance_deficit_residual", "xi",
+    "strong_constants", "variance_deficit_residual", "weak_defects", "xi",
 ]  # fmt: skip

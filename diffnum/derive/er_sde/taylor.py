@@ -8,7 +8,7 @@ from diffnum.derive import gddim
 from diffnum.derive.er_sde.symbols import h, p, q_derivatives, r, s, t, u, x
 from diffnum.derive.gddim import alpha_s, alpha_t, sigma_s, sigma_t
 
-#: Forms of a Taylor coefficient: as it arises, integrated by parts, and without cancellation.
+#: Forms of a Taylor coefficient: as it arises, integrated by parts, and as a sum of two terms of one sign.
 FORMS = ("definition", "by_parts", "stable")
 
 
@@ -27,7 +27,7 @@ def coefficient(n: int, psi: sp.Expr, form: str = "stable") -> sp.Expr:
         \text{stable: } -\int_s^t K_{n-1}\,(1 - w)\,du
 
     with :math:`K_n(u) = (u-t)^n/n!`, :math:`w(u) = \phi(s)/\phi(u)` and
-    :math:`1 - w = ((u - s) + s\,(1 - \psi(s)/\psi(u)))/u`, in which nothing cancels. The second is what the published
+    :math:`1 - w = ((u - s) + s\,(1 - \psi(s)/\psi(u)))/u`, two terms of one sign. The second is what the published
     code integrates, the third what `solvers.er_sde.taylor` does. Cui et al. 2025, arXiv:2309.06169, write repeated
     integrals; see `cauchy_residuals`. Assumes n >= 1 and s > 0.
     """

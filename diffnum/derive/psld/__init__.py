@@ -35,6 +35,7 @@ from diffnum.derive.psld.conjugate import (
 )
 from diffnum.derive.psld.splitting import (
     SCHEMES,
+    bias_residuals,
     commutator,
     lie_error,
     local_error,
@@ -49,10 +50,9 @@ from diffnum.derive.psld.splitting import (
 from diffnum.derive.psld.symbols import K_0, K_1, S_0, S_1, X, Y, l_max, l_min, lam, m, s_m, s_x, x
 
 __all__ = [
-    "best_lambda", "commutator", "commutator_of_the_rate", "conjugate_local_error", "conjugate_residuals",
-    "ddim_residuals", "exponential", "exponential_residuals", "frozen_step_residual", "gddim_residuals",
-    "lambda_factors", "lambda_substep_residuals", "lie_error", "local_error", "ornstein_step",
+    "best_lambda", "bias_residuals", "commutator", "commutator_of_the_rate", "conjugate_local_error",
+    "conjugate_residuals", "ddim_residuals", "exponential", "exponential_residuals", "frozen_step_residual",
+    "gddim_residuals", "lambda_factors", "lambda_substep_residuals", "lie_error", "local_error", "ornstein_step",
     "ornstein_step_residuals", "parts", "relaxation_residual", "reverse_residuals", "stationary_residual",
-    "strang_error", "wrong_exponential_defect",
-    "wrong_exponential_example",
+    "strang_error", "wrong_exponential_defect", "wrong_exponential_example",
 ]  # fmt: skip

@@ -103,6 +103,33 @@ def ornstein_step_residuals() -> tuple[sp.Matrix, sp.Matrix, sp.Matrix]:
     )
 
 
+def bias_residuals() -> tuple[sp.Matrix, sp.Matrix, sp.Expr]:
+    r"""What :math:`\lambda_s` adds to the covariance: its equation, its integral, the noise of a step; residuals, 0.
+
+    .. math:: D' = V D + D V^\top + (\lambda_s - 1)\,\Gamma\,e_1 e_1^\top, \qquad
+        D = (\lambda_s - 1)\,\Gamma\int P\,e_1 e_1^\top P^\top\,db, \quad P' = V P, \qquad
+        1 - e^{-\lambda_s\Gamma h} = \lambda_s\Gamma h + O(h^2)
+
+    D is the covariance with :math:`\lambda_s\Gamma` in place of :math:`\Gamma` in the noise less that without, for any
+    drift V; under the integral P starts as the unit at b, and its end moves. A generic V. Ours.
+    """
+    at, scale = sp.Symbol("tau", real=True), sp.Symbol("lambda_s", positive=True)
+    V, P, with_, without = (
+        sp.Matrix(2, 2, lambda i, j, name=name: sp.Function(f"{name}{i}{j}")(at)) for name in ("V", "P", "C", "E")
+    )
+    noise, more = sp.diag(Gamma, M * nu), sp.diag((scale - 1) * Gamma, 0)
+    D = with_ - without
+    rates = [(C, V * C + C * V.T + noise + extra) for C, extra in ((with_, more), (without, sp.zeros(2)))]
+    rates.append((P, V * P))
+    known = {sp.diff(c, at): rate for C, R in rates for c, rate in zip(C, R, strict=True)}
+    inside = P * more * P.T
+    return (
+        (sp.diff(D, at).subs(known) - V * D - D * V.T - more).applyfunc(sp.expand),
+        (sp.diff(inside, at).subs(known) - V * inside - inside * V.T).applyfunc(sp.expand),
+        sp.series(1 - sp.exp(-scale * Gamma * h), h, 0, 2).removeO() - scale * Gamma * h,
+    )
+
+
 # ---- splitting by Baker, Campbell and Hausdorff --------------------------------------------------------------------
 
 

@@ -37,16 +37,27 @@ def ready(library: str, into: Path | None = None) -> list[Path]:
     Raises:
         DiffnumError: it could not be installed; one line says what to do.
     """
+    found = installed(library, into)
+    if found is None:
+        _install(library, _folder(library, into))
+    return [_folder(library, into)] if found is None else found
+
+
+def installed(library: str, into: Path | None = None) -> list[Path] | None:
+    """The same, or None where it is missing; nothing is installed."""
     name, _, version = PINS[library][0].partition("==")
     try:
         if metadata.version(name) == version:
             return []
     except metadata.PackageNotFoundError:
         pass
-    folder = (into or cache()) / f"{name}-{version}-py{sys.version_info.major}{sys.version_info.minor}"
-    if not (folder / "complete").is_file():
-        _install(library, folder)
-    return [folder]
+    folder = _folder(library, into)
+    return [folder] if (folder / "complete").is_file() else None
+
+
+def _folder(library: str, into: Path | None) -> Path:
+    name, _, version = PINS[library][0].partition("==")
+    return (into or cache()) / f"{name}-{version}-py{sys.version_info.major}{sys.version_info.minor}"
 
 
 def _install(library: str, folder: Path) -> None:
@@ -61,3 +72,14 @@ def _install(library: str, folder: Path) -> None:
             f"package index run this again, or pip install --no-deps --target {folder} {' '.join(PINS[library])}"
         )
     (folder / "complete").touch()
+
+
+def main() -> None:
+    """Install all of them into the cache, as ``make peers`` does."""
+    for library in PINS:
+        ready(library)
+        print(f"{PINS[library][0]} is ready")
+
+
+if __name__ == "__main__":
+    main()
