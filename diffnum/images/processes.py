@@ -267,8 +267,8 @@ def team() -> Iterator[Team]:
         raise error from None
     except (SystemExit, KeyboardInterrupt) as end:
         code = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
-        asked = isinstance(code, int) and code > 128  # to stop, by a signal: whoever hears it first tells the others
-        if isinstance(code, int) and asked and found.ending() is None and found.end(code):
+        # To stop, by a signal: whoever hears it first tells the others.
+        if isinstance(code, int) and code > 128 and found.ending() is None and found.end(code):
             _speaks.set()
             found.leave(BEAT + GRACE)
         elif found.ending() is not None:
