@@ -365,10 +365,10 @@ def test_a_usual_mistake_is_told_by_its_test_cell(source, what, sandbox):
     assert mark.points < worth and re.search(words, mark.text), f"{mark.points} of {worth}: {mark.text}"
 
 
-def test_a_hidden_cell_tells_a_usual_mistake_in_most_assignments():
+def test_a_hidden_cell_tells_a_usual_mistake_in_some_assignments():
     """Somewhere the visible checks are not enough; where they are, what is hidden is problems and grids."""
     hidden = {name for name, cases in MISTAKES.items() if "hidden" in {cell for _, _, cell, _ in cases.values()}}
-    assert len(hidden) >= 5, hidden
+    assert len(hidden) >= 4, hidden
 
 
 def test_a_student_who_claims_less_or_returns_the_reference_is_noticed(sandbox, tmp_path):
