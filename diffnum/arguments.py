@@ -265,7 +265,8 @@ def choose(what: str, name: Any, known: Iterable[str], error: type[Exception] = 
         raise WrongKind(f"{what}={shown(name)} is not a name; use one of {', '.join(known)}")
     if name in known:
         return name
-    near = get_close_matches(name, known, n=3, cutoff=0.4) or (known if len(known) < 10 else [*known[:8], "..."])
+    written = name.lower().replace("-", "_").replace(" ", "_")  # as papers write S-PNDM
+    near = get_close_matches(written, known, n=3, cutoff=0.4) or (known if len(known) < 10 else [*known[:8], "..."])
     raise error(f"no {what} is called {shown(name)}; did you mean {', '.join(near)}?")
 
 

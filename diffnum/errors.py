@@ -13,5 +13,17 @@ class Unchangeable(DiffnumError, AttributeError):
     """An attribute of a process, schedule, denoiser or problem was to be changed; make a new one instead."""
 
 
+class NotAsClaimed(AssertionError):
+    """A check that failed after a measurement; ``result`` is what was measured, for those who go on."""
+
+    def __init__(self, message: str, result: object) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class NotCaught(RuntimeError):
+    """A check that should have failed on a solver broken on purpose passed."""
+
+
 class StabilityWarning(UserWarning):
     """A solver magnifies errors of the noise prediction so much on a grid that those of single precision show."""

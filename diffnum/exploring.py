@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from diffnum.errors import DiffnumError
+from diffnum.errors import DiffnumError, NotCaught
 
 #: The environment variable that turns the mode on for every notebook that imports diffnum.
 VARIABLE = "DIFFNUM_EXPLORE"
@@ -23,8 +23,12 @@ _JUDGE, _CHECK = "__diffnum_judge__", "__diffnum_check__"
 
 _HINTS = {
     KeyError: "Nothing stands under this name any more: what was renamed or left out above must change here too",
-    NameError: "A cell above stopped before it made this name; mend that one first",
+    NameError: "The name is misspelt, or a cell above stopped before it made it; mend that one first",
     IndexError: "There are fewer entries than this line counts on: a list above became shorter",
+    AttributeError: "`dir(...)` of what stands before the dot lists what it has; was it made as this line expects?",
+    TypeError: "`help(...)` of the function lists what it takes",
+    RuntimeError: "Two things that met here differ in shape, dtype or kind; look for the change that made them so",
+    Exception: "Undo the last change and run the cells from the top; then change one thing at a time",
 }
 
 
@@ -78,8 +82,8 @@ def check(call: Callable[[], Any]) -> Any:
         return call()
     except AssertionError as error:
         _remark(str(error))
-        return float("nan")
-    except RuntimeError as error:  # of `assert_catches`, which returns what the check said
+        return getattr(error, "result", float("nan"))
+    except NotCaught as error:  # of `assert_catches`, which returns what the check said
         _remark(str(error))
         return str(error)
 
@@ -179,17 +183,19 @@ def _at(old: ast.AST, new: ast.AST) -> ast.AST:
 def _one_sentence(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
     """Tell an error by the line of the cell where it began; the traceback is kept for ``%tb``."""
     sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace
-    number, line = 0, ""
+    number, line, ours = 0, "", False
     while trace is not None:
-        code = trace.tb_frame.f_code
-        if trace.tb_frame.f_globals is shell.user_ns:
-            number, line = trace.tb_lineno, linecache.getline(code.co_filename, trace.tb_lineno).strip()
+        code, globals_ = trace.tb_frame.f_code, trace.tb_frame.f_globals
+        last = linecache.getline(code.co_filename, trace.tb_lineno).strip()
+        if globals_ is shell.user_ns:
+            number, line = trace.tb_lineno, last
+        # A refusal of the library says itself what to do.
+        ours = globals_.get("__name__", "").startswith("diffnum") and last.startswith("raise ")
         trace = trace.tb_next
-    said = " ".join(str(error).split()) or "no message"
+    said = " ".join(str(error.args[0] if isinstance(error, KeyError) and ours else error).split()) or "no message"
     text = f"STOPPED in line {number} of this cell, `{line}`: {kind.__name__}: {said.rstrip('.')}."
-    for family, hint in _HINTS.items():
-        if issubclass(kind, family) and not isinstance(error, DiffnumError):
-            text += f" {hint}."
+    if not ours:
+        text += f" {next(hint for family, hint in _HINTS.items() if issubclass(kind, family))}."
     text += " (%tb shows the whole traceback.)"
     shell._showtraceback(kind, error, [text])
     return [text]

@@ -1,10 +1,12 @@
 """Exercises of the book: each has a hint and a solution or is marked open; solutions by machine are code that runs."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from solutions import exercises_deterministic as deterministic
 from solutions import exercises_practice as practice
 from solutions import exercises_problems as problems
@@ -34,6 +36,42 @@ def test_every_exercise_has_hint_and_solution_or_is_open(title, label, after):
     assert "{admonition} Hint" in after, "a folded hint follows"
     solution = re.search(rf"^(```+)\{{solution\}} {re.escape(label)}\n(.*?)^\1$", TEXT, re.M | re.S)
     assert solution and ":class: dropdown" in solution[2], "a folded solution"
+    if "(by hand" not in title:
+        assert "literalinclude" in solution[2], "a solution by machine shows code that this file runs"
+
+
+def chapters():
+    """Pages of the numbered parts, and those of chapter 0."""
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))["parts"]
+    return [Path(c["file"]).stem for part in parts if part.get("numbered") for c in part["chapters"]]
+
+
+@pytest.mark.parametrize("name", chapters())
+def test_a_chapter_opens_with_what_it_needs_and_ends_with_questions(name):
+    text = (ROOT / "book" / f"{name}.md").read_text("utf-8")
+    opening = re.search(r"\{admonition\} Before you start\n.*?^```", text, re.M | re.S)[0]
+    assert re.search(r"\*\*Needs\*\*.*\{ref\}.*\*\*Afterwards\*\* (you|your)", opening, re.S), (
+        "links, and what you can do"
+    )
+    assert f"**Takes** {{times}}`{name}`" in " ".join(opening.split()), "times are counted, not written"
+    pattern = r"^## In five lines\n\n(.*?)^## Two questions for yourself\n\n(.*?)\n```\{admonition\} Answers\n"
+    recap = re.search(pattern + ":class: dropdown", text, re.M | re.S)
+    assert len(re.findall(r"^- ", recap[1], re.M)) == 5 and len(re.findall(r"^\d\. ", recap[2], re.M)) == 2
+
+
+def test_times_follow_from_the_sources(monkeypatch):
+    """A page, its lab and its exercises are counted; a formula, a cell and a dot more are minutes more."""
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    times = importlib.import_module("reading_times")
+    said = times.sentence("order")
+    assert re.fullmatch(r"\d+ minutes for the page, \d+ for the lab, 1 hour for all exercises", said)
+    assert times.labs("pndm")[0] == "notebooks/pndm_order" and "labs" in times.sentence("pndm")
+    text = (ROOT / "book" / "order.md").read_text("utf-8")
+    before = times.page("order"), times.exercises("order")
+    more = text + "\n$$\nx\n$$\n\n```{exercise} One more (by hand, ••)\n" + "word " * 900 + "\n```\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding=None: more)
+    assert times.page("order") == pytest.approx(before[0] + times.FORMULA)
+    assert times.exercises("order") == before[1] + 2 * times.DOT
 
 
 def test_code_in_solutions_fits_a_page():
@@ -44,9 +82,13 @@ def test_code_in_solutions_fits_a_page():
 
 def test_every_piece_of_code_that_the_book_shows_exists():
     shown = re.findall(r"literalinclude\} \.\./tests/solutions/(\S+)\n.*?:pyobject: (\S+)", TEXT, re.S)
-    assert len(shown) > 20
+    assert len(shown) > 40
+    here = Path(__file__).read_text("utf-8")
     for name, piece in shown:
-        assert re.search(rf"^def {piece}\(", (FOLDER / name).read_text("utf-8"), re.M), f"{name}: {piece}"
+        code = (FOLDER / name).read_text("utf-8")
+        assert re.search(rf"^def {piece}\(", code, re.M), f"{name}: {piece}"
+        used = re.search(rf"\b{piece}\b", code.replace(f"def {piece}(", "")) or f".{piece}(" in here
+        assert used, f"{name}: {piece} is shown and never run"
 
 
 def test_problems():
@@ -56,6 +98,8 @@ def test_problems():
     levels = problems.basins()
     assert -4 < levels[10] < -1 and levels[4] > -5
     assert 5e-3 < problems.transport() < 2e-2
+    end, half = problems.same_end()
+    assert end == pytest.approx(80) and half == pytest.approx(0.917, abs=1e-3)
     errors, still = problems.bfloat_floors()
     assert errors[2] == min(errors) and errors[6] > 8 * errors[3], "much faster than the root of n"
     assert still[3:] == pytest.approx([0.40, 0.51, 0.64, 0.76], abs=0.03)
@@ -70,10 +114,22 @@ def test_deterministic():
     measured, predicted = deterministic.two_points_on_a_line()
     assert measured == pytest.approx(predicted, rel=0.01) and predicted == pytest.approx(5.37, abs=0.01)
     assert deterministic.bug_ratio()[0] == pytest.approx(3, rel=0.05)
+    width = deterministic.width_of_change()
+    assert width["uniform to 0.01"] == pytest.approx(0.020, abs=1e-3)
+    assert width["log-SNR to 0.001"] == pytest.approx(0.040, abs=2e-3)
+    constants, ratios = deterministic.ratio_at_zero()
+    predicted = constants[0] / constants[1]
+    assert ratios[0] > ratios[1] > predicted == pytest.approx(1.354, abs=1e-3)
+    assert ratios[1] == pytest.approx(predicted, rel=0.03)
 
 
 @pytest.mark.slow
 def test_deterministic_orders():
+    found = deterministic.tiny_steps()
+    assert found[2, 3][-1] > 2.8 and found[3, 3][-1] > 2.8, "order 3 returns, whatever the tiny steps are"
+    assert found[2, 4][-1] < 2.2 and found[3, 4][-1] < found[2, 4][-1] - 1, "order 4 does not; shorter ones hurt"
+    takes_over, (measured, predicted) = deterministic.cap()
+    assert 1600 < takes_over < 2000 and measured[0] == pytest.approx(predicted[0], abs=0.05)
     assert 2 < deterministic.two_points_measured() < 4
     errors = deterministic.rectangles((40, 80, 160))
     assert errors[100][1] / errors[100][2] == pytest.approx(2, rel=0.05), "order 1"
@@ -95,6 +151,20 @@ def test_stochastic():
     assert wrong[40, 0.1] < wrong[80, 0.0] / 2 and wrong[160, 0.1] > wrong[320, 0.0], "at equal evaluations"
     assert min(stochastic.heun_orders()) > 1.9
     stochastic.checked()
+    ratios, steps = stochastic.rule_shows()
+    assert 800 < steps < 1000 and 1.1 < ratios[0] < 1.3 and 1.6 < ratios[1] < 2, "twice the error near 900 steps"
+    levels, longest, bound, growth = stochastic.stable_steps()
+    assert levels == pytest.approx([-23.3, -0.14], rel=0.01) and longest == pytest.approx(0.086, abs=1e-3)
+    assert growth["L"] == pytest.approx(bound, abs=0.02) and growth["R"] < 0.3
+    for predicted, measured in stochastic.bought().values():
+        assert measured == pytest.approx(predicted, rel=0.01)
+    swept, plain = stochastic.another_grid()
+    assert min(swept, key=swept.get) == -8 and swept[-6.0] == pytest.approx(plain["next"], rel=0.1)
+    assert min(swept.values()) > 1.5 * plain["current"]
+    ratios, radii = stochastic.fresh_time()
+    assert all(0.9 < ratio < 1.1 for (kind, _), ratio in ratios.items() if kind == "quadratic")
+    assert ratios["uniform", 60] > 50 and radii["uniform", 60] > 2 and ratios["uniform", 960] > 3
+    assert all(radius < 1 for place, radius in radii.items() if place != ("uniform", 60))
     slopes = stochastic.damping(halvings=7)[1]
     assert slopes[0] > 2.9 and slopes[-1] < 2.6
 
@@ -108,6 +178,18 @@ def test_stochastic_sweep():
 @pytest.mark.slow
 @pytest.mark.weights
 def test_practice():
+    found = practice.one_at_a_time()
+    lowest = {variant: error for variant, (error, _) in found.items()}
+    dropped = lowest.pop("last step to 0 dropped; dense table")
+    assert dropped < 0.1 * min(lowest.values()) and all("stops" in str(found[v]) for v in lowest)
+    errors, rates = practice.widths()
+    assert all(1.4 < rate < 1.6 and sigma > 2 for rate, sigma in rates)
+    assert all(row[0] > row[1] > row[2] for solver, row in errors.items() if solver != "f_pndm")
+    assert min(errors["f_pndm"]) > 5
+    slopes, said = practice.upside_down_judged()
+    assert slopes[-1] == pytest.approx(2, abs=0.1) and "differ" in said
+    seen = practice.eyes()
+    assert seen[10][0] < 3e-2 and seen[20][0] < 1e-2 and seen[20][1] < 0.6 < seen[10][1] and seen[20][2] < 1
     rows = practice.window((2, 4, 64))
     assert rows[2][0] < 2 < rows[64][0] < rows[4][0] and rows[2][1] < rows[64][1]
     left = practice.wrong_shape()

@@ -14,6 +14,8 @@ def shell(monkeypatch):
     shell = InteractiveShell.instance(colors="nocolor")
     monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     shell.run_cell("import torch\nimport diffnum as dn\nfrom diffnum import checks\ndn.explore()").raise_error()
+    made = "problem = dn.Problem(dn.VP(), dn.Gaussian([0.5], [0.2]))\nu = problem.prior((4, 1), dtype=torch.float64)"
+    shell.run_cell(made).raise_error()
     yield shell
     InteractiveShell.clear_instance()
 
@@ -50,6 +52,19 @@ def test_an_assertion_that_holds_says_nothing(shell, capsys):
     assert "REMARK" not in capsys.readouterr().out
 
 
+def test_what_a_failed_check_measured_can_be_used(shell, capsys):
+    """The next lines of a lab go on with it."""
+    assert shell.run_cell(
+        "x = checks.measure(problem, 'ddim', u, lambda n: dn.grids.uniform(dn.VP(), n), (1, 2))"
+    ).success
+    assert shell.user_ns["x"].steps == (1, 2) and capsys.readouterr().out.count("REMARK") == 1
+
+
+def test_one_number_of_steps_is_told(shell, capsys):
+    shell.run_cell("checks.measure(problem, 'ddim', u, lambda n: dn.grids.uniform(dn.VP(), n), (4,))")
+    assert "one number of steps, 4, shows no slope" in capsys.readouterr().out
+
+
 def test_an_expected_failure_is_still_one(shell, capsys):
     """A cell that looks for failures, as the lab on planted bugs does, still finds them."""
     cell = (
@@ -68,6 +83,17 @@ def test_an_expected_failure_is_still_one(shell, capsys):
         ),
         ("dn.VP(beta_min=-1)", "STOPPED in line 1 of this cell, `dn.VP(beta_min=-1)`: ValueError"),
         ("def f():\n    return missing\n\nf()", "line 2 of this cell, `return missing`: NameError"),
+        ("dn.solve(problem, 'Heun', u, [1, 0.5])", "did you mean heun, edm_heun, edm_churn?. (%tb"),
+        ("dn.solve(problem, 'S-PNDM', u, [1, 0.5])", "did you mean s_pndm, "),
+        ("dn.solve(problem, 'heun', u, [1, 0.5], order=2)", "heun has no option 'order'; it has none. (%tb"),
+        ("dn.VP(beta=3)", "unexpected keyword argument 'beta'. `help(...)` of the function lists what it takes. (%tb"),
+        ("dn.grids.nope", "has no attribute 'nope'. `dir(...)` of what stands before the dot"),
+        ("torch.ones(2) + torch.ones(3)", "dimension 0. Two things that met here differ in shape"),
+        ("1 / 0", "division by zero. Undo the last change"),
+        (
+            "checks.assert_exact(dn.CLD(), 'ddim', dn.grids.uniform(dn.CLD(), 4))",
+            "CLD is phase_space (gddim integrates all of them). (%tb",
+        ),
     ],
 )
 def test_an_error_is_one_sentence(shell, capsys, cell, said):

@@ -380,7 +380,7 @@ def markdown():
     """Every page and every Markdown cell: (where, text)."""
     for page in sorted((ROOT / "book").rglob("*.md")):
         yield page.name, page.read_text(encoding="utf-8")
-    for path in NOTEBOOKS:
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
         for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
             if cell["cell_type"] == "markdown":
                 yield f"{path.name}, cell {i}", "".join(cell["source"])
@@ -413,11 +413,22 @@ def test_a_lab_begins_ready_to_be_changed_and_ends_with_a_turn_of_the_reader(pat
 
 
 def code_of_pages():
-    """Python and console blocks of the pages: (where, line)."""
+    """Lines of code blocks of the pages, in a language or none: (where, line). Directives are looked into."""
     for page in sorted((ROOT / "book").rglob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        for block in re.findall(r"^```(?:python|console|bash|toml)\n(.*?)^```", text, re.M | re.S):
-            yield from ((page.name, line) for line in block.splitlines())
+        code, directives = "", []
+        for line in page.read_text(encoding="utf-8").splitlines():
+            mark, what = re.match(r"(`{3,})?(.*)", line).groups()
+            if code:
+                if line == code:
+                    code = ""
+                else:
+                    yield page.name, line
+            elif mark and what.startswith("{"):
+                directives.append(mark)
+            elif directives and line == directives[-1]:
+                directives.pop()
+            elif mark:
+                code = mark
 
 
 def test_code_on_pages_fits_the_page():

@@ -20,14 +20,12 @@ TEXT = re.compile(r"\{(prf:\w+|admonition|exercise|note|tip|warning|important|fi
 STATED = {
     "audit.md": {"0.35": "a bound of the audit"},
     "checking.md": {"0.15": "a bound of the report", "0.3": "a bound of the report"},
-    "conjugate_splitting.md": {"2.5": "hours"},
     "index.md": {"3.11": "a version", "4.0": "a licence"},
     "map.md": {"1.2": "width of a line"},
     "need_learning.md": {
         "2.04": "by hand: 0.0192/0.0094", "0.08": "given", "0.02": "given", "0.005": "given", "0.00125": "by hand",
     },
     "order.md": {"3.4": "given"},
-    "psld.md": {"2.5": "hours"},
     "reverse_sde.md": {"10.2": "a section", "10.3": "a section"},
     "work.md": {"2.3": "bench.json", "2.5": "bench.json"},
     "ddim_exponential": {"0.05": "a width that the cell sets"},

@@ -19,8 +19,8 @@ def hush(app, exception):
         return
     for extra in Path(app.outdir, "_static").rglob("*.map"):  # for who debugs the theme
         extra.unlink()
-    for script in Path(app.outdir, "_static").rglob("*.js"):
-        if "mathjax" in script.parts:
+    for script in [*Path(app.outdir, "_static").rglob("*.js"), Path(app.outdir, "search.html")]:
+        if "mathjax" in script.parts or not script.is_file():
             continue
         text = script.read_text(encoding="utf-8")
         quiet = CHATTER.sub("void(", text)

@@ -12,6 +12,7 @@ from diffnum.classroom.bench import Bench, Fault, Raised, Unclaimed, apart, plur
 from diffnum.classroom.orders import by_law, locate, measured, subject, told
 from diffnum.classroom.problems import GRIDS, OTHERS
 from diffnum.measure.analysis import exact_law, law, local_slopes, reference, rms
+from diffnum.noise import Seeded
 from diffnum.problem import Problem
 
 FALLS = 0.75  # four times as many steps must bring the error below this part; order 1 brings a quarter
@@ -112,6 +113,8 @@ def limit(b: Bench) -> str:
     problem = subject(b)
     if b.counted:
         return _tolerance(b, problem)
+    if b.stochastic:
+        _as_drawn(b, problem)
     result = measured(b, b.home, "log_snr")
     first, last = result.errors[0], result.errors[-1]
     if not isfinite(last) or last > max(0.5 * first, 1e-10):
@@ -127,6 +130,23 @@ def limit(b: Bench) -> str:
     return f"error {first:.1e} with {result.steps[0]} steps, {last:.1e} with {result.steps[-1]}; falls from the prior"
 
 
+def _as_drawn(b: Bench, problem: Problem) -> None:
+    """On Gaussian data the end is an affine function of the draws; its law is read off as that of one.
+
+    Raises:
+        Fault: it is not.
+    """
+    u, times, ends = b.starts(problem, 2), b.problems.ladder(problem.process)(8), []
+    for sign in (1, 0, -1):
+        source = Seeded(1)
+        ends.append(b.run(problem, u, times, noise=lambda x, sign=sign, source=source: sign * source(x)))
+    if (gap := apart(ends[0] + ends[2], 2 * ends[1])) > 1e-9:
+        raise Fault(
+            f"draws z and -z must lead to ends on either side of that without noise, and miss it by {gap:.1g}: a draw "
+            "is not used as it is (its size, its sign, a bound), so its mean is not 0 or its law not normal"
+        )
+
+
 def astray(b: Bench) -> str:
     """Why the limit is wrong, from runs on which it may be right: from the prior, on smaller data, and step by step."""
     problem = subject(b)
@@ -138,7 +158,8 @@ def astray(b: Bench) -> str:
         parts = {"mean": "drift", "covariance": "noise"}
         look = " and the ".join(parts[part] for part in off) or "noise"
         return f"the {' and the '.join(off) or 'law'} of its states misses, so look at the {look} of a step"
-    if process.family == "isotropic":
+    where = locate(b, b.home, 1)
+    if process.family == "isotropic" and "in the middle is right" not in where:
         prior, range_ = {"t_start": process.t_max, "t_end": process.t_end}, b.problems.ends(process)
         ways: list[tuple[Problem, dict[str, float], float, str]] = [
             (problem, prior, 1.0,
@@ -153,7 +174,7 @@ def astray(b: Bench) -> str:
                 errors.append(rms(b.run(other, u, times) - b.problems.truth(other, u, times, 1e-10)))
             if errors[1] < 0.4 * errors[0] or errors[1] < 1e-9:  # order 1 brings a quarter
                 return told_so
-    return locate(b, b.home, 1)
+    return where
 
 
 def _tolerance(b: Bench, problem: Problem) -> str:

@@ -145,6 +145,13 @@ def repeatable(b: Bench) -> str:
             f"two runs from one start differ by {gap:.1g}, and no global random number is drawn: state is left over "
             "from the first run (a global, a default argument, a cache), or it reads a clock or a generator of its own"
         )
+    source = Seeded(0)
+    turned = b.run(problem, u.flip(0), first, seed=1, noise=lambda x: source(x).flip(0))
+    if (gap := apart(turned.flip(0), a)) > ROUNDING:
+        raise Fault(
+            f"the same rows in reverse order end differently by {gap:.1g}: something is kept from an earlier run from "
+            "another start (a cache), or a row's place in the batch matters; use locals, and each row alone"
+        )
     after = b.run(other, v, second)
     if (gap := apart(b.run(problem, u, first, seed=1), a)) > ROUNDING:
         raise Fault(
@@ -179,6 +186,10 @@ def rows(b: Bench) -> str:
         raise Fault(
             f"row 1 changes by {gap:.1g} when other rows of the batch are larger: rows must not mix (mean, norm)"
         )
+    if b.solver.draws:
+        ends, still = (b.run(problem, u[[0, 0]], times, noise=noise) for noise in (Seeded(0), torch.zeros_like))
+        if apart(ends, still) > ROUNDING > apart(ends[1], ends[0]):
+            raise Fault("two rows that start alike end alike, so rows share their noise: draw noise(u) for all of u")
     if process.family == "blurring":
         return "rows are independent of the batch"
     image, flat = b.problem("", "image"), b.problem("", "flat")

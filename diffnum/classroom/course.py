@@ -28,7 +28,7 @@ Keep this repository private. `{name}` holds everything; students get `student/`
 ## With nbgrader
 
 ```bash
-pip install 'diffnum[classroom]'
+pip install '.[classroom]'                              # in a clone of diffnum
 nbgrader generate_assignment --create a01_midpoint      # once for each assignment
 nbgrader autograde a01_midpoint
 nbgrader generate_feedback a01_midpoint
@@ -94,7 +94,9 @@ jobs:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
         with: {python-version: "3.12"}
-      - run: pip install diffnum
+      # Where the library comes from: set the variable DIFFNUM of this repository to the address of its repository.
+      - run: pip install "diffnum @ git+$DIFFNUM"
+        env: {DIFFNUM: "${{ vars.DIFFNUM }}"}
       - run: for file in solutions/*.py; do diffnum check "$file" --problems secret.toml || exit 1; done
 """
 

@@ -15,7 +15,7 @@ from typing import Any
 from diffnum import __version__
 from diffnum.classroom.grade import CHECKS, Report, check_file
 from diffnum.classroom.problems import Problems
-from diffnum.classroom.report import as_dict, number, page
+from diffnum.classroom.report import as_dict, link, number, page
 from diffnum.classroom.sandbox import Limits, Sandbox
 from diffnum.errors import DiffnumError
 from diffnum.files import write
@@ -48,6 +48,7 @@ def grade_folder(
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     options: dict[str, Any] | None = None,
     jobs: int = 1,
+    book: str = "",
     tell: Callable[[str, int, int], None] = lambda file, done, total: None,
 ) -> list[dict[str, Any]]:
     """Grade every file of a folder and write the tables ``out`` (CSV) and its twins ``.html`` and ``.jsonl``.
@@ -63,6 +64,7 @@ def grade_folder(
         limits: of each solver.
         options: of each solver.
         jobs: files at a time.
+        book: address of the book, for links.
         tell: called with a file's name, and how many are done, when one is finished.
 
     Returns:
@@ -104,7 +106,7 @@ def grade_folder(
             sandbox.stop()
     ordered = [reports[path] for path in paths]
     write(out, lambda file: file.write(table(ordered).encode()))
-    write(out.with_suffix(".html"), lambda file: file.write(html_table(folder.name, ordered).encode()))
+    write(out.with_suffix(".html"), lambda file: file.write(html_table(folder.name, ordered, book).encode()))
     return ordered
 
 
@@ -139,14 +141,14 @@ def table(reports: list[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def html_table(title: str, reports: list[dict[str, Any]]) -> str:
+def html_table(title: str, reports: list[dict[str, Any]], book: str = "") -> str:
     """The table as one HTML page, without the columns of the single checks; those unfold below each reason."""
     head, *lines = rows(reports)
     grades = [grade for report in reports for grade in report["solvers"] or [None]]
     body = []
     for line, grade in zip(lines, grades, strict=True):
         failed = [v for v in grade["checks"] if v["status"] == "failed"] if grade else []
-        more = "".join(f"<li>{escape(v['title'])}: {escape(v['reason'])} ({escape(v['see'])})</li>" for v in failed)
+        more = "".join(f"<li>{escape(v['title'])}: {escape(v['reason'])} ({link(v['see'], book)})</li>" for v in failed)
         reason = f"<details><summary>{escape(line[6])}</summary><ul>{more}</ul></details>" if more else escape(line[6])
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in (line[2], *line[:2], *line[3:6]))
         body.append(f"<tr class='{'passed' if line[2] == 'yes' else 'failed'}'>{cells}<td>{reason}</td></tr>")

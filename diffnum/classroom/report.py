@@ -167,13 +167,16 @@ STYLE = """body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;paddin
 table{border-collapse:collapse;width:100%}td,th{padding:.3rem .6rem;text-align:left;vertical-align:top;
 border-bottom:1px solid #ddd}.passed td:first-child{color:#070}.failed td:first-child{color:#a00;font-weight:bold}
 .skipped td:first-child{color:#850}.unclaimed{color:#777}
-svg{max-width:100%;height:auto}pre{background:#f4f4f4;padding:.5rem}"""
+td:last-child{overflow-wrap:anywhere}svg{max-width:100%;height:auto}pre{background:#f4f4f4;padding:.5rem;overflow-x:auto}
+@media(max-width:40rem){th{display:none}tr{display:block;padding:.3rem 0;border-bottom:1px solid #ddd}
+td{display:inline-block;border:0;padding:.1rem .6rem .1rem 0}td:last-child{display:block}}"""
 
 
 def page(title: str, body: str) -> str:
     """A self-contained HTML page."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{body}"
         f"<p>diffnum {__version__}. {BOUNDARY}</p></body></html>\n"
     )
@@ -196,13 +199,18 @@ def html(report: Report, book: str = "") -> str:
 
 
 def _row(v: Verdict, book: str) -> str:
-    see = f"{book.rstrip('/')}/{v.see}" if book else v.see
-    link = f'<br><a href="{escape(see)}">see {escape(v.see)}</a>' if v.status == "failed" else ""
+    more = "<br>" + link(v.see, book) if v.status == "failed" else ""
     worth = f"{number(v.points)} of {number(v.of)}" if v.of else ""
     return (
         f"<tr class='{v.status}'><td>{v.status}</td><td>{escape(v.title)}</td><td>{worth}</td>"
-        f"<td>{escape(v.reason)}{link}</td></tr>"
+        f"<td>{escape(v.reason)}{more}</td></tr>"
     )
+
+
+def link(see: str, book: str) -> str:
+    """A link to a section of the book at an address."""
+    place = f"{book.rstrip('/')}/{see}" if book else see
+    return f'<a href="{escape(place)}">see {escape(see)}</a>'
 
 
 def plot(grade: Grade) -> str:

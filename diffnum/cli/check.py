@@ -22,7 +22,7 @@ def check(
     solution: Path = typer.Option(
         None, help="The assignment's solution, a .py file: what NAME there claims is asked for."
     ),
-    book: str = typer.Option("", help="Address of the book, for the links of --html."),
+    book: str = typer.Option("", help="Address of the book, for the links of --html and of the table."),
     option: list[str] = typer.Option([], help="Option of the solver as key=value; repeat for several."),
     seconds: int = typer.Option(60, min=1, help="Seconds of computing that one solver may take."),
     memory: int = typer.Option(1024, min=64, help="Megabytes that one solver may take."),
@@ -82,7 +82,7 @@ def check(
     claims_of(chosen)
     points_of(chosen)
     if out is not None:
-        passed = _folder(file, writable(out, ".csv"), chosen, name, limits, given, jobs, errors)
+        passed = _folder(file, writable(out, ".csv"), chosen, name, limits, given, jobs, errors, book)
     else:
         passed = _file(file, name, chosen, limits, given, errors, json, html, style, book)
     raise typer.Exit(0 if passed else 1)
@@ -133,6 +133,7 @@ def _folder(
     options: dict[str, Any],
     jobs: int,
     errors: Any,
+    book: str,
 ) -> bool:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -147,7 +148,8 @@ def _folder(
             if not errors.is_terminal:
                 errors.print(f"{done}/{total} {name}", markup=False, highlight=False)
 
-        found = grade_folder(folder, out, problems, name=name, limits=limits, options=options, jobs=jobs, tell=tell)
+        given: dict[str, Any] = {"limits": limits, "options": options, "jobs": jobs, "book": book}
+        found = grade_folder(folder, out, problems, name=name, tell=tell, **given)
     passed = sum(report["passed"] for report in found)
     typer.echo(f"{passed} of {len(found)} files passed -> {out}, {out.with_suffix('.html')}")
     return passed == len(found)

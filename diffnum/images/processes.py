@@ -266,11 +266,9 @@ def team() -> Iterator[Team]:
             raise SystemExit(1 if status is None else status) from None
         raise error from None
     except (SystemExit, KeyboardInterrupt) as end:
-        status = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
-        asked = (
-            isinstance(status, int) and status > 128
-        )  # to stop, by a signal: whoever hears it first tells the others
-        if found.ending() is None and asked and found.end(status):
+        code = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
+        # To stop, by a signal: whoever hears it first tells the others.
+        if isinstance(code, int) and code > 128 and found.ending() is None and found.end(code):
             _speaks.set()
             found.leave(BEAT + GRACE)
         elif found.ending() is not None:

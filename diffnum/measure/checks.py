@@ -20,6 +20,7 @@ from torch import Tensor
 from diffnum import arguments
 from diffnum.coefficients import act
 from diffnum.denoisers import PointMass
+from diffnum.errors import NotAsClaimed, NotCaught
 from diffnum.grids import check_times
 from diffnum.measure.convergence import Convergence, convergence
 from diffnum.measure.standard import RANGES, standard_grid
@@ -97,6 +98,8 @@ def assert_order(result: Convergence, order: int | None = None, within: float | 
         low, high, judged = p - within, p + within, result.tail[-1:]
     if not judged or not all(low <= slope <= high for slope in judged):
         said = f"order {p} is claimed, slopes {_two(judged)} are not in [{low:.2f}, {high:.2f}]"
+        if len(result.steps) == 1:
+            said = f"order {p} is claimed, and one number of steps, {result.steps[0]}, shows no slope: give two or more"
         raise AssertionError("\n".join([said, *_beyond(result), result.table()]))
     return result.order
 
@@ -230,7 +233,7 @@ def assert_catches(check: Callable[[], Any]) -> str:
         check()
     except AssertionError as error:
         return str(error)
-    raise RuntimeError("the check passed although the solver is broken")
+    raise NotCaught("the check passed although the solver is broken")
 
 
 def points(most: float, *tests: Callable[[], Any]) -> float:
@@ -283,7 +286,10 @@ def measure(
     if u is None:
         u = problem.prior((8, *problem.denoiser.shape), dtype=torch.float64, seed=0)
     result = convergence(problem, solver, u, grid, steps, **options)
-    assert_order(result, within=within)
+    try:
+        assert_order(result, within=within)
+    except AssertionError as error:
+        raise NotAsClaimed(str(error), result) from None
     return result
 
 

@@ -28,14 +28,20 @@ def evaluations(process: Any, solver: str | Solver, steps: int, end: float | Non
 
     Raises:
         ValueError: the solver claims nothing.
+        TypeError: the solver has no such option.
     """
     function = find(solver)
     claim = getattr(function, "nfe", None)
     if claim is None:
         raise ValueError(f"{name_of(function)} claims no evaluations; decorate it with diffnum.method")
-    if end is not None and "to_zero" in signature(claim).parameters:
+    allowed, taken = signature(function).parameters, signature(claim).parameters
+    for option in options:
+        if option not in allowed:
+            raise TypeError(f"{name_of(function)} has no option {option!r}")
+    if end is not None and "to_zero" in taken:
         options["to_zero"] = process.singular(end)
-    return claim(steps, **options)
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    return claim(steps, **{name: value for name, value in options.items() if open_ended or name in taken})
 
 
 def growth(process: Any, solver: str | Solver, times: Any, size: float = 1e-10, **options: Any) -> float:

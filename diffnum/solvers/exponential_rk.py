@@ -142,7 +142,7 @@ def _tolerance(option: str, value: Any) -> float:
 def dpm_adaptive(
     problem: Problem, u: Tensor, times: list[float], tolerance: float = 0.01, prediction: str = "noise"
 ) -> Iterator[Tensor]:
-    r"""DPM-Solver-23: :func:`exponential_rk` of order 3 in steps as long as an estimate of their error allows.
+    r"""DPM-Solver-23: `exponential_rk` of order 3 in steps as long as an estimate of their error allows.
 
     .. math:: d = \frac{l(h)}{r_2} (p_2 - 2 p_1 + p_0), \qquad
               E = \max_{\text{rows}} \frac{\operatorname{rms} d}{\text{tolerance} \, \sqrt{\alpha_s^2 + \sigma_s^2}}

@@ -100,7 +100,7 @@ def sa_solver(
 def dpmpp_2m_sde(
     problem: Problem, u: Tensor, times: list[float], eta: float = 1.0, *, noise: Noise
 ) -> Iterator[Tensor]:
-    r"""DPM-Solver++(2M) for the reverse SDE: :func:`sa_solver` of two nodes with the slope times h/2.
+    r"""DPM-Solver++(2M) for the reverse SDE: `sa_solver` of two nodes with the slope times h/2.
 
     With ``eta=0`` it is :func:`~diffnum.solvers.exponential_adams.dpmpp_2m`. Weak order 2, strong order 1; one
     evaluation and one draw a step. State ``(batch, *event)``.

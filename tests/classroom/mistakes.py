@@ -9,7 +9,9 @@ MISTAKES = {
         "the slope of the start time": (
             "problem.velocity(u_m, m)", "problem.velocity(u_m, t)", "order", r"every step errs like h\^2",
         ),
-        "a whole step to the middle": ("u_m = u + (m - t)", "u_m = u + (s - t)", "order", r"every step errs like h\^2"),
+        "a whole step to the middle": (
+            "u_m = u + (m - t) *", "u_m = u + (s - t) *", "order", r"every step errs like h\^2",
+        ),
         "the state is written to": ("u = u + (s - t)", "u += (s - t)", "behaves", "writes into its start state"),
         "the middle in single precision": (
             "m = (t + s) / 2", "m = __import__('torch').tensor((t + s) / 2).item()", "hidden", "float32",
@@ -20,10 +22,6 @@ MISTAKES = {
         "no start": (
             "(e + problem.eps(transfer(problem, u, e, t, s), s)) / 2", "e", "evaluations", "1 step costs 1 evaluation",
         ),
-        "the noise at the end alone": (
-            "(e + problem.eps(transfer(problem, u, e, t, s), s)) / 2", "problem.eps(transfer(problem, u, e, t, s), s)",
-            "hidden", "twice that would pass",
-        ),
         "the noise at the end at the old state": (
             "problem.eps(transfer(problem, u, e, t, s), s)) / 2", "problem.eps(u, s)) / 2", "hidden",
             "a point mass on VP is missed",
@@ -31,14 +29,13 @@ MISTAKES = {
     },
     "a03_adams": {
         "weights of equal steps": ("r = h / h_old", "r = 1", "rough", "from the actual times"),
-        "the ratio upside down": ("r = h / h_old", "r = h_old / h", "rough", "from the actual times"),
         "the value at the end, not the mean": (
-            "(1 + r / 2) * e - r / 2 * old", "(1 + r) * e - r * old", "order", r"every step errs like h\^2",
+            "(1 + r / 2) * e - r / 2 * old", "(1 + r) * e - r * old", "order", "does not tend to 0",
         ),
         "weights that do not sum to one": ("- r / 2 * old", "+ r / 2 * old", "order", "converges to something else"),
     },
     "a04_corrector": {
-        "two weights swapped": ("9 * e + 19 * old", "19 * e + 9 * old", "order", "order 4 is claimed"),
+        "two weights swapped": ("9 * e + 19 * old", "19 * e + 9 * old", "order", r"every step errs like h\^2"),
         "it corrects the predicted state": (
             "problem, u, (9 * e", "problem, predicted, (9 * e", "order", "converges to something else",
         ),
@@ -51,9 +48,9 @@ MISTAKES = {
     },
     "a05_exponential": {
         "this step in place of the one before": ("/ before * (x0", "/ step * (x0", "rough", "from the actual times"),
-        "the exponential without its end": ("sp.exp(z - h)", "sp.exp(z)", "derived", "miss the integral"),
+        "the exponential without its end": ("gain = sp.exp(z - h)", "gain = sp.exp(z)", "derived", "miss the integral"),
         "a sign of the second weight": (
-            "(step + expm1(-step))", "(step - expm1(-step))", "order", r"every step errs like h\^2",
+            "(step + expm1(-step))", "(step - expm1(-step))", "order", "converges to something else",
         ),
     },
     "a06_noise_scale": {
@@ -76,16 +73,12 @@ MISTAKES = {
             "m + h / 2 * (vm + wm)", "half + h / 2 * vm", "order", r"every step errs like h\^2",
         ),
         "half of the momentum is predicted": ("2 * half - m), 1)", "half), 1)", "order", r"every step errs like h\^2"),
-        "only the momentum is corrected": (
-            "x + h / 2 * (vx + wx)", "drift", "order", r"every step errs like h\^2",
-        ),
     },
     "a09_adaptive": {
         "every step is accepted": ("if gap <= tol:", "if True:", "tolerance", "does not follow tol"),
         "rejected steps go on in time": (
             "                now = s if", "            now = s if", "tolerance", "does not follow|is the solution at",
         ),
-        "Euler's step is taken": ("u + h / 2 * (k1 + k2)", "u + h * k1", "hidden", "twice that would pass"),
     },
     "a10_process": {
         "Euler's method": (
@@ -107,6 +100,6 @@ MISTAKES = {
         "a weight whose second derivative jumps": ("(1 - v**2) ** 3", "(1 - v**2) ** 2", "smooth", r"by 4\.\d"),
         "a weight that is switched": ("(1 - v**2) ** 3", "(v < 1)", "smooth", "not between 1 and 4|jumps"),
         "Heun's method for the noise": ("(1 + expm1(-h) / h)", "expm1(h) / 2", "stiff", "overshoots"),
-        "a weight of the line": ("(1 + expm1(-h) / h)", "(1 + expm1(-h))", "hidden", r"every step errs like h\^2"),
+        "a weight of the line": ("(1 + expm1(-h) / h)", "(1 + expm1(-h))", "hidden", "FAILED  right limit"),
     },
 }  # fmt: skip

@@ -352,3 +352,34 @@ def churned(problem, u, times, noise, eta=0.7):
         x0 = (u - sa * e) / a
         u = c * x0 + (sc**2 - var) ** 0.5 * e + var**0.5 * noise(u)
         yield u
+
+
+# the start is a generator of its own and hands its history back
+def _start(problem, u, t, s):
+    e = problem.eps(u, t)
+    u = transfer(problem, u, (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2, t, s)
+    yield u
+    return u, e, problem.process.rho(s) - problem.process.rho(t)
+
+
+@dn.method(order=2, nfe=lambda n: n + 1, paper=PAPER, exact_for="a point mass", reaches_zero=lambda n: n > 1)
+def handed_over(problem, u, times):
+    u, old, before = yield from _start(problem, u, *times[:2])
+    for t, s in pairwise(times[1:]):
+        e, h = problem.eps(u, t), problem.process.rho(s) - problem.process.rho(t)
+        u = transfer(problem, u, e + h / (2 * before) * (e - old), t, s)
+        old, before = e, h
+        yield u
+
+
+# torch.jit, which reads the source of what it compiles
+@torch.jit.script
+def _mix(u: torch.Tensor, e: torch.Tensor, psi: float, c: float) -> torch.Tensor:
+    return psi * u + c * e
+
+
+def scripted(problem, u, times):
+    for t, s in pairwise(times):
+        psi, c = problem.process.step(t, s)
+        u = _mix(u, problem.eps(u, t), float(psi), float(c))
+        yield u

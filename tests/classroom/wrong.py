@@ -712,3 +712,76 @@ def times_below_one(problem, u, times):
     for t, s in pairwise(times):
         u = transfer(problem, u, problem.eps(u, min(t, 1.0)), t, s)
         yield u
+
+
+# repeatable: evaluations are kept on the process, which outlives the run
+@claims(order=1, nfe=lambda n: n)
+def kept_on_the_process(problem, u, times):
+    kept = vars(problem.process).setdefault("_kept", {})
+    for t, s in pairwise(times):
+        u = transfer(problem, u, kept.setdefault((t, u.shape), problem.eps(u, t)), t, s)
+        yield u
+
+
+# rows: all rows get the noise of the first
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def shared_noise(problem, u, times, noise):
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 1.0)
+        u = u + (s - t) * drift + (t - s) ** 0.5 * float(problem.process.G(t)) * noise(u[:1])
+        yield u
+
+
+# limit: the size of a draw without its sign, which a law read off from unit draws does not show
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def without_sign(problem, u, times, noise):
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 1.0)
+        u = u + (s - t) * drift + (t - s) ** 0.5 * float(problem.process.G(t)) * noise(u).abs()
+        yield u
+
+
+# limit: the last state is replaced by its clean prediction
+@claims(order=1, nfe=lambda n: n + 1, reaches_zero=lambda n: False)
+def denoised(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+        yield u if s != times[-1] else problem.x0(u, s)
+
+
+# order: every second corrector is left out
+@claims(order=2, nfe=lambda n: n + (n + 1) // 2, reaches_zero=lambda n: False)
+def every_second(problem, u, times):
+    for i, (t, s) in enumerate(pairwise(times)):
+        k = problem.velocity(u, t)
+        u = u + (s - t) * (k if i % 2 else (k + problem.velocity(u + (s - t) * k, s)) / 2)
+        yield u
+
+
+# rows: images are turned over
+@claims(order=1, nfe=lambda n: n)
+def turned_over(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        u = transfer(problem, u, e.flip(-1) if e.ndim > 2 else e, t, s)
+        yield u
+
+
+# states: a batch of one loses its axis
+@claims(order=1, nfe=lambda n: n)
+def squeezed(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t), t, s).squeeze()
+        yield u
+
+
+# limit: each row of the clean prediction is cut off at its own 90 %
+@claims(order=1, nfe=lambda n: n)
+def thresholded(problem, u, times):
+    for t, s in pairwise(times):
+        (alpha, sigma), (alpha_s, sigma_s) = map(problem.process.levels, (t, s))
+        x0 = problem.x0(u, t)
+        most = x0.flatten(1).abs().quantile(0.9, 1).clamp(max=1.0).reshape(-1, *[1] * (u.ndim - 1))
+        x0 = x0.clamp(-most, most)
+        u = alpha_s * x0 + sigma_s * (u - alpha * x0) / sigma
+        yield u

@@ -20,8 +20,9 @@
 #
 # **You write** first `weights()`: replace $x_0(\lambda)$ by the line through $x_0$ at
 # $\lambda_t$ and at $\lambda_t - k$, where $k$ is the step before, integrate over $0
-# < \lambda - \lambda_t < h$, and write the integral as $\alpha_s (a\, x_0 + b\, (x_0
-# - x_0^{\mathrm{old}}))$. Return the SymPy expressions $a(h)$ and $b(h, k)$ in the
+# < \lambda - \lambda_t < h$, and write the integral as
+# $\alpha_s (a\, x_0 + b\, (x_0 - x_0^{\mathrm{old}}))$.
+# Return the SymPy expressions $a(h)$ and $b(h, k)$ in the
 # symbols given. Then code the method. The first step has no old value; a step to $t =
 # 0$ has $h = \infty$ and ends in $x_0$.
 #

@@ -9,6 +9,8 @@ import torch
 import diffnum as dn
 from diffnum import analysis, checks, grids, targets
 from diffnum.coefficients import combine, lagrange
+from diffnum.derive.gddim import start_defect
+from diffnum.derive.pndm import order_one_constant
 from diffnum.measure.analysis import ladder, local_slopes, rms
 from diffnum.solvers import transfer
 
@@ -205,3 +207,83 @@ def bug_ratio():
     truth = analysis.reference(problem, u, times[[0, -1]], rtol=1e-12)
     wrong, ddim = (dn.solve(problem, s, u, times).u - truth for s in (bug, "ddim"))
     return rms(wrong) / rms(ddim), rms(wrong + 3 * ddim) / rms(wrong)
+
+
+def width_of_change(widths=(0.005, 0.05), n=400):
+    """The width of Gaussian data at which DDIM and Euler err by the same amount."""
+    process, found = dn.VP(), {}
+    width = torch.logspace(*(log(w) / log(10) for w in widths), 200).double()
+    problem = dn.Problem(process, dn.Gaussian(0 * width, width**2))
+    for label, times in (
+        ("uniform to 0.01", grids.uniform(process, n, t_end=0.01)),
+        ("log-SNR to 0.001", grids.log_snr(process, n)),
+    ):
+        start, exact = (
+            ((width * process.alpha(t)) ** 2 + process.sigma(t) ** 2).sqrt()
+            for t in (1.0, times[-1].item())
+        )
+        ddim, euler = (
+            (dn.solve(problem, s, start[None], times).u[0] - exact).abs()
+            for s in ("ddim", "euler")
+        )
+        found[label] = width[(ddim < euler).sum() - 1].item()
+    return found
+
+
+def cap(s0=0.5, steps=(100, 800, 1600)):
+    """Order 4 from the prior: where the start takes over, and slopes: two each."""
+    process = dn.VP()
+    problem = dn.Problem(process, dn.Gaussian([0.0], [s0**2]))
+    t_end, rho = process.time_of_rho(0.05), process.rho(1.0)
+    exact = ((s0**2 + 0.05**2) / (s0**2 + rho**2)) ** 0.5 * process.alpha(t_end)
+    u = torch.full((1, 1), process.alpha(1.0), dtype=torch.float64)
+    errors = []
+    for n in steps:
+        times = grids.log_snr(process, n, t_end=t_end)
+        end = dn.solve(problem, "gddim", u, times, order=4).u.item()
+        errors.append(end / exact - 1)
+    h = [log(rho / 0.05) / n for n in steps]
+    level, width = sorted(start_defect().free_symbols, key=str)
+    C2 = float(start_defect().subs({level: rho, width: s0}))
+    C4 = errors[0] / h[0] ** 4  # where the slope is 4
+    predicted = [C4 * k**4 + C2 * k**2 for k in h]
+    slopes = [local_slopes(steps[1:], map(abs, e[1:])) for e in (errors, predicted)]
+    return h[0] * steps[0] * (C4 / C2) ** 0.5, slopes
+
+
+def tiny_steps(powers=(2, 3), steps=(50, 100, 200)):
+    """Last slopes of gDDIM with K = L, orders 3 and 4, behind tiny steps h^power."""
+    process = dn.CLD()
+    two = dn.GaussianMixture([0.3, 0.7], [[-1.2], [0.8]], stds=[[0.2], [0.4]])
+    problem = dn.Problem(process, two)
+    u = process.prior((8, 1), seed=0, dtype=torch.float64)
+    truth = analysis.reference(problem, u, [1.0, 0.05], rtol=1e-9)
+    found = {}
+    for power in powers:
+        for order in (3, 4):
+            errors = []
+            for n in steps:
+                delta, m = n**-power, order - 1
+                first = 1 - delta * torch.arange(m, dtype=torch.float64)
+                rest = grids.quadratic(process, n, t_end=0.05, t_start=1 - m * delta)
+                times = torch.cat([first, rest])
+                end = dn.solve(problem, "gddim", u, times, order=order, K="L").u
+                errors.append(rms(end - truth))
+            found[power, order] = local_slopes(steps, errors)
+    return found
+
+
+def ratio_at_zero(steps=(640, 2560)):
+    """Error of S-PNDM over that of F-PNDM on uniform steps to 0; the prediction."""
+    process = dn.VP()
+    problem, u = dn.Problem(process, targets.smooth()), targets.starts(process)
+    truth = analysis.reference(problem, u, [1.0, 0.0], rtol=1e-12)
+    constants = [float(order_one_constant(s).evalf(8)) for s in ("s_pndm", "f_pndm")]
+    ratios = []
+    for n in steps:
+        times = grids.uniform(process, n, t_end=0.0)
+        errors = [
+            rms(dn.solve(problem, s, u, times).u - truth) for s in ("s_pndm", "f_pndm")
+        ]
+        ratios.append(errors[0] / errors[1])
+    return constants, ratios

@@ -1,6 +1,7 @@
 """Solutions by machine to exercises of the chapters on problems."""
 
 from itertools import pairwise
+from math import log
 
 import sympy as sp
 import torch
@@ -154,3 +155,9 @@ def slopes_to(end=0.1):
     return analysis.convergence(
         problem, "ab2", start, grid, (10, 20, 40, 80, 160)
     ).slopes
+
+
+def same_end():
+    """Linear VP that ends at rho = 80, and the time at which it has rho = 40."""
+    process = dn.VP(0.1, 2 * log(1 + 80**2) - 0.1)
+    return process.rho(1.0), process.time_of_rho(40.0)

@@ -1,6 +1,7 @@
 """Solutions by machine to exercises on stochastic samplers and phase space."""
 
 from itertools import pairwise
+from math import log
 
 import torch
 
@@ -150,3 +151,112 @@ def checked():
     u = process.prior((3, 1), seed=0, dtype=torch.float64)
     checks.assert_pure(problem, heun_sde, u, grids.log_snr(process, 8, t_end=0.1))
     return act(torch.eye(1, dtype=torch.float64), u).shape
+
+
+def rule_shows(steps=(160, 640), N=100):
+    """Error of published order 2 over that with exact integrals; predicted steps."""
+    process = dn.VE()
+    problem, u = dn.Problem(process, targets.smooth()), targets.starts(process)
+    rung, ratios = ladder(grids.log_snr, process), []
+    ends = rung(1).tolist()
+    truth = analysis.reference(problem, u, ends, rtol=1e-12)
+    for n in steps:
+        published, right = (
+            rms(
+                dn.solve(
+                    problem, "er_sde", u, rung(n), order=2, phi="x", quadrature=rule
+                ).u
+                - truth
+            )
+            for rule in ("riemann100", "gauss")
+        )
+        ratios.append(published / right)
+    return ratios, log(ends[0] / ends[1]) / (6 / (5 * N))
+
+
+def stable_steps(t=0.1, width=0.3, h=0.08):
+    """The l_i, the largest stable h, the bound at lambda = 0 and growth with L, R."""
+    process = dn.PSLD()
+    problem = dn.Problem(process, dn.Gaussian([0.0], [width**2]))
+    a, G = process.mean(t), process.G(t)
+    C = process.cov(t) + width**2 * a @ a.mT
+    levels = torch.linalg.eigvalsh(-G @ torch.linalg.inv(C) @ G / 2)
+    unit, growth = torch.eye(2, dtype=torch.float64)[:, :, None], {}
+    for K in ("L", "R"):
+        step = dn.solve(
+            problem, "conjugate", unit, [t, t - h], B="lambda", lam=0.0, K=K
+        ).u
+        growth[K] = torch.linalg.eigvals(step[..., 0].mT).abs().max().item()
+    bound = (1 + h * levels).abs().max().item()
+    return levels.tolist(), 2 / (levels[1] - levels[0]).item(), bound, growth
+
+
+def bought(accuracy=1e-3):
+    """Steps for a variance within the accuracy, on VE from 10 to 0.1."""
+    process = dn.VE(10.0)
+    problem = dn.Problem(process, dn.Gaussian([0.0], [0.25]))
+    right, found = analysis.exact_law(problem, 0.1)[1].item(), {}
+    for solver, lam, c in (
+        ("gddim_sde", 0.0, -0.125),
+        ("gddim_sde", 1.0, -0.25),
+        ("euler_maruyama", 1.0, 0.139),
+    ):
+        n = predicted = abs(c) * log(100) / accuracy
+        for _ in range(2):  # the error falls like 1/n
+            times = grids.log_snr(process, round(n), t_end=0.1)
+            law = analysis.law(problem, solver, times, lam=lam)[1].item()
+            n *= abs(law - right) / accuracy
+        found[solver, lam] = predicted, n
+    return found
+
+
+def fresh_time(evaluations=(60, 240, 960)):
+    """Covariance errors, reduced OBAB over OBAB; radius of the last step by grid."""
+    process = dn.PSLD()
+    problem = dn.Problem(process, dn.Gaussian([0.5], [0.09]))
+    centred = dn.Problem(process, dn.Gaussian([0.0], [0.09]))
+    unit = torch.eye(2, dtype=torch.float64)[:, :, None]
+    ratios, radii = {}, {}
+    for kind in (grids.uniform, grids.quadratic):
+        for n in evaluations:
+            reduced, plain = (
+                analysis.weak_convergence(
+                    problem, solver, ladder(kind, process), (n // cost,)
+                ).errors[0]
+                for solver, cost in (("reduced_obab", 2), ("obab", 3))
+            )
+            ratios[kind.__name__, n] = reduced / plain
+            last = kind(process, n // 2)[-2:]
+            step = dn.solve(
+                centred, "reduced_obab", unit, last, noise=torch.zeros_like
+            ).u
+            radius = torch.linalg.eigvals(step[..., 0].mT).abs().max().item()
+            radii[kind.__name__, n] = radius
+    return ratios, radii
+
+
+def another_grid(sizes=(-10.0, -8.0, -6.0, -4.0, -2.0, 0.0), n=25):
+    """Median errors on the uniform grid: a sweep of lambda, and reduced Verlet."""
+    process = dn.PSLD()
+    data = dn.GaussianMixture(
+        (0.4, 0.6),
+        ((-0.7, 0.3, 0.5), (0.6, -0.4, -0.2)),
+        stds=((0.15,) * 3, (0.25,) * 3),
+    )
+    problem = dn.Problem(process, data)
+    u = process.prior((32, 3), dtype=torch.float64, seed=0)
+    times = grids.uniform(process, n)
+    exact = process.decode(analysis.reference(problem, u, times[[0, -1]], rtol=1e-7))
+
+    def error(solver, **options):
+        away = dn.solve(problem, solver, u, times, **options).x - exact
+        return away.square().mean(1).sqrt().median().item()
+
+    swept = {
+        lam: error("conjugate_velocity_verlet", B="lambda", lam=lam) for lam in sizes
+    }
+    plain = {
+        last: error("reduced_velocity_verlet", last=last)
+        for last in ("next", "current")
+    }
+    return swept, plain

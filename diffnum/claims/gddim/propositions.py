@@ -6,11 +6,10 @@ import torch
 
 import diffnum as dn
 from diffnum import grids
-from diffnum.claims.gddim.settings import cld_errors, spread
+from diffnum.claims.gddim.settings import cld_errors, noise_moves, point, spread
 from diffnum.claims.measure import converge, gaussian_line, left, table, zero
 from diffnum.claims.verdicts import Verdict, claim, conditional, verdict
 from diffnum.derive import gddim as derive
-from diffnum.measure import analysis
 
 
 @claim(
@@ -21,18 +20,7 @@ from diffnum.measure import analysis
     derived="diffnum.derive.gddim.point_mass_residuals",
 )
 def noise_constant_on_a_point() -> Verdict:
-    moved = {}
-    for name, exact, K in (
-        ("vp", dn.Problem(dn.VP(), dn.PointMass([0.7, -0.4])), "R"),
-        ("cld_L", dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4])), "L"),
-    ):
-        u, times = (
-            exact.process.prior((3, *exact.process.state_shape((2, 2), data=True)[1:]), dtype=torch.float64),
-            [1.0, 0.5, 0.1, 1e-2],
-        )
-        path = analysis.reference(exact, u, times, trajectory=True)
-        e = torch.stack([exact.eps(x, t, K) for x, t in zip(path, times, strict=True)])
-        moved[name] = (e - e[0]).abs().max().item()
+    moved = {"vp": noise_moves("vp", "R"), "cld_L": noise_moves("cld", "L")}
     saw = f"it moves by less than 1e-8 on VP; with the Cholesky root on CLD by {moved['cld_L']:.1f}"
     return verdict(moved["vp"] < 1e-8 < moved["cld_L"], saw, {"cld_L": moved["cld_L"]})
 
@@ -82,13 +70,7 @@ def lambda_keeps_marginals() -> Verdict:
     derived="diffnum.derive.gddim.root_identity_residual",
 )
 def equation_of_R() -> Verdict:
-    exact = dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4]))
-    u, times = exact.process.prior((3, 2), dtype=torch.float64), [1.0, 0.5, 0.1, 1e-2]
-    path = analysis.reference(exact, u, times, trajectory=True)
-    moved = {}
-    for K in ("R", "L"):
-        e = torch.stack([exact.eps(x, t, K) for x, t in zip(path, times, strict=True)])
-        moved[K] = (e - e[0]).abs().max().item()
+    moved = {K: noise_moves("cld", K) for K in ("R", "L")}
     rest = zero(derive.root_identity_residual(), *derive.point_mass_residuals())
     saw = f"{left(rest)}; on CLD eps_R moves by less than 1e-8, eps_L by {moved['L']:.1f}"
     return verdict(rest and moved["R"] < 1e-8 < moved["L"], saw, {"L": moved["L"]})
@@ -102,11 +84,9 @@ def equation_of_R() -> Verdict:
     derived="diffnum.derive.gddim.one_step_residual",
 )
 def one_step_exact() -> Verdict:
-    exact, wrong = dn.Problem(dn.CLD(), dn.PointMass([0.7, -0.4])), {}
-    u = exact.process.prior((3, 2), dtype=torch.float64)
-    end = analysis.reference(exact, u, [1.0, 1e-3])
-    for K in ("R", "L"):
-        wrong[K] = (dn.solve(exact, "gddim", u, [1.0, 1e-3], order=1, K=K).u - end).abs().max().item()
+    exact, times, path = point("cld")
+    runs = {K: dn.solve(exact, "gddim", path[0], [times[0], times[-1]], order=1, K=K).u for K in ("R", "L")}
+    wrong = {K: (end - path[-1]).abs().max().item() for K, end in runs.items()}
     saw = f"one step from 1 to 1e-3 on CLD: right to 1e-8 with R, wrong by {wrong['L']:.1e} with the Cholesky root"
     return conditional("K = R", wrong["R"] < 1e-8, wrong["L"] < 1e-8, saw, {"L": wrong["L"]})
 

@@ -2,7 +2,10 @@
 
 from functools import lru_cache
 
-from diffnum import grids
+import torch
+
+import diffnum as dn
+from diffnum import grids, named
 from diffnum.claims.measure import gaussian_line, problem, truth
 from diffnum.measure import analysis
 
@@ -14,6 +17,21 @@ def cld_errors(steps: tuple[int, ...], t_end: float = 0.05, count: int = 4, **op
     rule = analysis.ladder(grids.quadratic, exact.process, t_end=t_end)
     u, end = truth("smooth", "cld", exact.process.t_max, t_end, count)
     return analysis.convergence(exact, "gddim", u, rule, steps, truth=end, **options)
+
+
+@lru_cache(maxsize=2)
+def point(process: str) -> tuple[dn.Problem, tuple[float, ...], torch.Tensor]:
+    """Data at one point on a process, five times, and three exact paths there."""
+    exact, times = dn.Problem(named.process(process), dn.PointMass([0.7, -0.4])), (1.0, 0.5, 0.1, 1e-2, 1e-3)
+    u = exact.process.prior((3, 2), dtype=torch.float64)
+    return exact, times, analysis.reference(exact, u, list(times), trajectory=True)
+
+
+def noise_moves(process: str, K: str) -> float:
+    """How far the noise prediction of a point moves along its exact path, from t = 1 to 0.01."""
+    exact, times, path = point(process)
+    e = torch.stack([exact.eps(x, t, K) for x, t in zip(path[:4], times[:4], strict=True)])
+    return (e - e[0]).abs().max().item()
 
 
 def spread(process, solver: str, std: float, times, **options) -> float:
