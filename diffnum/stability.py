@@ -28,7 +28,7 @@ BOUND = 1e4
 
 VARIANCES = (0.0, 1 / 16, 1.0)  # of the Gaussian data, one number each: a point, and up to the spread of images
 ROWS = 16  # one without errors, the others with random signs
-SHORT = 2.5  # factor by which the noise level may fall in a step that needs no trial
+SHORT = 1.8  # factor by which the noise level may fall in a step that needs no trial
 EVEN = 2.0  # and by which the fall of its logarithm may exceed that of the step before
 ALIKE = 16  # cells for each factor e of time
 LONGEST = 100  # steps of a grid that is tried before a run: more are stable on grids that anybody takes

@@ -140,7 +140,8 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
 @pytest.mark.parametrize("when", ["typer", "diffnum.named", "torch"])
 def test_signals_end_in_one_line_even_while_modules_are_imported(when, number, status, says):
     code = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a program in the background lacks
         "class Send:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name == {when!r}: sys.meta_path.remove(self); os.kill(os.getpid(), {int(number)})\n"

@@ -61,7 +61,13 @@ class Plain:
     posterior, posterior_eps = __call__, eps
 
 
-CASES = [(name, family) for name, solver in dn.solvers.registry.items() for family in solver.families]
+# A solver without a claim of evaluations chooses its steps by errors that it has to read.
+CASES = [
+    (name, family)
+    for name, solver in dn.solvers.registry.items()
+    for family in solver.families
+    if solver.nfe is not None
+]
 
 
 def made(family, **more):

@@ -45,7 +45,7 @@ def exploding(vanish=math.nan, after=4):
     return broken
 
 
-@pytest.mark.parametrize("name", registry)
+@pytest.mark.parametrize("name", [name for name, solver in registry.items() if solver.nfe is not None])
 @pytest.mark.parametrize("end", [None, 0.0])
 def test_the_most_steps_within_a_budget(vp, name, end):
     for budget in range(1, 40):

@@ -37,7 +37,7 @@ class Step(NamedTuple):
     weights: tuple[tuple[float, ...], ...]
 
 
-SERIES = torch.tensor([1 / factorial(k + 1) for k in range(1, 15)], dtype=torch.float64)
+SERIES = torch.tensor([1 / factorial(k + 1) for k in range(1, 15)], dtype=torch.float64, device="cpu")
 
 
 def slope_gain(z: Tensor) -> Tensor:
