@@ -84,7 +84,7 @@ class Reverse(ast.NodeTransformer):
 
 
 def reversed_verdict(entry):
-    """What the claim would say if its comparisons and the intervals of the results file were turned round."""
+    """What the claim would say if its comparisons and the intervals of the results file were others."""
     tree = ast.fix_missing_locations(Reverse().visit(ast.parse(entry.source)))
     scope = dict(inspect.unwrap(entry.measure).__globals__)
     if judge := scope.get("quality"):
@@ -93,6 +93,8 @@ def reversed_verdict(entry):
             found = judge(better, worse)
             if found.word == "not tried":
                 return found
+            if found.word == "not shown":  # turned round it would be the same; moved beyond zero it must count
+                return interval(-1, -0.5, found.saw, found.numbers)
             return interval(-found.numbers["high"], -found.numbers["low"], found.saw, found.numbers)
 
         scope["quality"] = quality

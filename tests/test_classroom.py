@@ -5,6 +5,7 @@ assignment with nbgrader, takes minutes: ``make trial``.
 """
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -208,15 +209,16 @@ def test_every_check_leads_to_a_section_of_the_book():
 
 
 def test_a_check_can_be_made_without_a_sandbox(capsys):
-    namespace: dict = {"__name__": "right"}
-    exec((HERE / "right.py").read_text(encoding="utf-8"), namespace)
-    assert check(namespace["pseudo"], only="runs states unchanged").passed
-    assert points_for(namespace["pseudo"], "runs states", most=4) == 4
+    spec = importlib.util.spec_from_file_location("right", HERE / "right.py")
+    right = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(right)
+    assert check(right.pseudo, only="runs states unchanged").passed
+    assert points_for(right.pseudo, "runs states", most=4) == 4
     assert points_for(lambda problem, u, times: None, "runs states", most=4) == 0
     said = capsys.readouterr()
     assert "runs at all" in said.out and "book/checking.html#check-runs" in said.out and not said.err
     with pytest.raises(KeyError, match="no_such"):
-        points_for(namespace["pseudo"], "no_such", most=1)
+        points_for(right.pseudo, "no_such", most=1)
 
 
 # ---------------------------------------------------------------------------------------------------------- the command

@@ -78,7 +78,7 @@ def test_what_is_not_tried_is_stable():
 def test_options_are_tried_on_every_grid():
     """Order 3 of the noise with a corrector: half a million times, on a grid on which the default is stable."""
     process = dn.VP(0.05, 40)
-    times = grids.log_snr(process, 20)
+    times = grids.log_snr(process, 27)
     assert warns(process, "unipc", times, {"order": 3, "prediction": "noise"})
     assert not warns(process, "unipc", times, {}) and stability.tame(process, times.tolist())
 
