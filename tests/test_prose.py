@@ -27,7 +27,6 @@ STATED = {
     },
     "order.md": {"3.4": "given"},
     "reverse_sde.md": {"10.2": "a section", "10.3": "a section"},
-    "work.md": {"2.3": "bench.json", "2.5": "bench.json"},
     "ddim_exponential": {"0.05": "a width that the cell sets"},
     "er_sde_cifar": {"0.002": "an end of the EDM grid"},
     "er_sde_order": {"0.5": "a mean", "0.25": "a variance", "0.05": "a bias"},

@@ -173,11 +173,12 @@ def main() -> int:
         "ratio": RATIO, "throughput": THROUGHPUT, "extra_states": EXTRA, "empirical": EMPIRICAL,
         "phase_space": PHASE_SPACE, "noise": NOISE, "import": IMPORT, "help_s": HELP, "new_grid_ms": NEW_GRID,
     }  # fmt: skip
+    result = rounded(result)  # limits are judged by the digits that are stored
     result["broken"] = broken(result)
     if given.note:
         result["note"] = given.note
     show(result)
-    text = json.dumps(rounded(result), indent=1) + "\n"
+    text = json.dumps(result, indent=1) + "\n"
     write(given.out, lambda file: file.write(text.encode()))
     for line in result["broken"]:
         print(f"limit broken: {line}", file=sys.stderr)
