@@ -90,6 +90,7 @@ def test_stored_results_are_those_of_the_table_and_judged_by_their_numbers():
     for name, row in result["overhead"]["solvers"].items():  # whether they hold is a matter of the processor, too
         beyond = any(line.startswith(f"{name}: ") and "hand-written" in line for line in result["broken"])
         assert beyond == (row["ratio_min"] > result["limits"]["ratio"])
+    assert max(result["overhead"]["phase_space"].values()) < 2.75
     assert {"cpu", "cores", "threads", "torch", "date"} <= set(result["machine"])
     assert not any(part in text for part in ("/home", "/root", "/tmp", "/work", "/Users"))
 
