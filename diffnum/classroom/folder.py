@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from diffnum import __version__
-from diffnum.classroom.grade import CHECKS, Report, check_file
+from diffnum.classroom.grade import CHECKS, check_file
 from diffnum.classroom.problems import Problems
-from diffnum.classroom.report import as_dict, link, number, page
+from diffnum.classroom.report import Report, as_dict, link, number, page
 from diffnum.classroom.sandbox import Limits, Sandbox
 from diffnum.errors import DiffnumError
 from diffnum.files import write

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffnum.classroom.bench import happened
 from diffnum.classroom.find import Cell
 from diffnum.classroom.grade import CHECKS, check_cells, share_of
 from diffnum.classroom.problems import Problems
+from diffnum.classroom.report import faults
 from diffnum.classroom.sandbox import Ended, Sandbox
 from diffnum.errors import DiffnumError
 
@@ -86,7 +88,7 @@ def _judge(
     only = [name for name in CHECKS if any(name in request.checks.split() for request in requests)]
     try:
         report = check_cells("notebook", work, solver, problems, sandbox, only=only)
-        wrong = "\n".join(report.errors)
+        wrong = "\n".join(faults(report))
         grade = report.grades[0] if report.grades else None
     except DiffnumError as error:
         wrong, grade = str(error), None
@@ -114,7 +116,7 @@ def _run(work: list[Cell], plain: list[tuple[Cell, float]], sandbox: Sandbox) ->
             if changed:
                 yield Mark(0.0, f"it replaces {changed[0]} of the library: leave the library as it is")
             elif error:
-                yield Mark(0.0, f"{said}{error['type']}: {error['text']}")
+                yield Mark(0.0, f"{said}{happened(error)}")
             else:
                 yield Mark(most if value is None else min(most, max(0.0, float(value))), said)
     except Ended as ended:

@@ -1,12 +1,14 @@
-"""What was found, for every reader: text, JSON, one self-contained HTML page, and two autograders' formats."""
+"""What was found, and for every reader: text, JSON, one self-contained HTML page, and two autograders' formats.
+
+Torch is not imported here, so a file in which nothing can be graded is refused at once.
+"""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
 from diffnum import __version__
-from diffnum.classroom.grade import Grade, Report, Verdict
 from diffnum.classroom.supervise import unlimited
 
 SCHEMA = 1
@@ -16,6 +18,98 @@ NO_SOLVER = (
 )
 BOUNDARY = "Solvers run in a process of their own with limits. That is no security boundary."
 SIGNS = {"passed": ("+", "green"), "failed": ("x", "red"), "skipped": (".", "yellow"), "unclaimed": ("-", "dim")}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check found.
+
+    Attributes:
+        check: its name in :data:`diffnum.classroom.grade.CHECKS`.
+        status: ``passed``, ``failed``, ``skipped`` (an earlier check failed) or ``unclaimed`` (it does not apply).
+        reason: one sentence with what was measured.
+        points: earned; ``of``: possible, 0 where it does not apply.
+        title: what the check asks.
+        section: where the book explains it, as ``page#section``.
+    """
+
+    check: str
+    status: str
+    reason: str
+    points: float
+    of: float
+    title: str
+    section: str
+
+    @property
+    def see(self) -> str:
+        """The address of that section, within the book."""
+        page, _, section = self.section.partition("#")
+        return f"book/{page}.html#{section}"
+
+
+@dataclass
+class Grade:
+    """What was found about one solver.
+
+    Attributes:
+        solver: its name.
+        verdicts: one for each check that was made.
+        results: titles and :class:`~diffnum.measure.analysis.Convergence`, for plots and tables.
+        seconds: that grading took.
+        output: the end of what it printed.
+    """
+
+    solver: str
+    verdicts: list[Verdict] = field(default_factory=list)
+    results: list[tuple[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    output: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return bool(self.verdicts) and all(v.status in ("passed", "unclaimed") for v in self.verdicts)
+
+    @property
+    def points(self) -> float:
+        """Points earned."""
+        return sum(v.points for v in self.verdicts)
+
+    @property
+    def of(self) -> float:
+        """Points possible."""
+        return sum(v.of for v in self.verdicts)
+
+    @property
+    def faults(self) -> list[Verdict]:
+        """The checks that failed."""
+        return [v for v in self.verdicts if v.status == "failed"]
+
+    @property
+    def reason(self) -> str:
+        """The first fault, or empty."""
+        return self.faults[0].reason if self.faults else ""
+
+
+@dataclass
+class Report:
+    """What was found in one file.
+
+    Attributes:
+        file: its name.
+        grades: one for each solver.
+        errors: what went wrong before any solver ran, in sentences; with an error and no solver the file fails.
+    """
+
+    file: str
+    grades: list[Grade] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a solver, and every one passes."""
+        return bool(self.grades) and all(grade.passed for grade in self.grades)
 
 
 def number(value: float) -> str:
