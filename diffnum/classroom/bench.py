@@ -213,9 +213,9 @@ class Bench:
         finally:
             vars(solver).update(before)
 
-    def error(self, problem: Problem, times: Tensor, solver: Any = None, **options: Any) -> float:
+    def error(self, problem: Problem, times: Tensor, solver: Any = None, scale: float = 1.0, **options: Any) -> float:
         """Root mean square error at the end from the standard start states, right to ten digits."""
-        u = self.starts(problem)
+        u = scale * self.starts(problem)
         end = self.run(problem, u, times, **options) if solver is None else solve(problem, solver, u, times).u
         return rms(end - self.problems.truth(problem, u, times, 1e-10))
 
