@@ -25,7 +25,7 @@ from diffnum.classroom.find import Cell, hopeless
 from diffnum.classroom.grade import CHECKS, check_file, points_of
 from diffnum.classroom.marks import Mark, asked, marks
 from diffnum.classroom.problems import DEFAULT, Problems, read
-from diffnum.classroom.report import FORMATS, dumps, faults, html
+from diffnum.classroom.report import FORMATS, dumps, html
 from diffnum.classroom.sandbox import Limits, Sandbox
 from diffnum.classroom.supervise import descendants, known
 from diffnum.errors import DiffnumError
@@ -96,7 +96,7 @@ def strict():
 
 def reasons(report) -> list[str]:
     """All that is said against a file, the first thing first."""
-    return [*faults(report), *(f"{v.check}: {v.reason}" for grade in report.grades for v in grade.faults)]
+    return [*report.errors, *(f"{v.check}: {v.reason}" for grade in report.grades for v in grade.faults)]
 
 
 def test_the_lists_of_the_trial_are_complete(sandbox):
@@ -150,7 +150,7 @@ HOPELESS = {
 def test_a_file_in_which_no_solver_can_stand_is_refused_before_anything_runs(what, tmp_path):
     (tmp_path / "work.py").write_text(HOPELESS[what], encoding="utf-8")
     report = check_file(tmp_path / "work.py", sandbox=None if what == "nothing" else Never())
-    assert not report.grades and "no solver was found" in faults(report)[-1]
+    assert not report.grades and "no solver was found" in report.errors[-1]
 
 
 class Never:
@@ -298,7 +298,7 @@ def test_a_class_is_graded_and_goes_on_where_it_was_stopped(command, tmp_path):
 
 
 def test_what_is_no_file_is_refused_in_one_line(command, tmp_path):
-    (tmp_path / "work.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "work.py").write_text(HARMFUL["is a stub"][0], encoding="utf-8")
     for words, part in (
         (["check", "nothing.py"], "does not exist"),
         (["check", "work.py", "--out", "t.csv"], "folder"),

@@ -17,6 +17,10 @@ from typing import Any
 from diffnum.errors import DiffnumError
 
 SIGNATURE = ("problem", "u", "times")
+NO_SOLVER = (
+    "no solver was found: a solver is a generator function (problem, u, times, **options), "
+    "at the top level of the file, that yields the state after each step"
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def hopeless(pieces: Sequence[Cell]) -> list[str] | None:
                 return None
             if isinstance(node, ast.FunctionDef) and names[:1] == [SIGNATURE[0]]:
                 said.append(f"{node.name}({ast.unparse(node.args)}) takes {len(names)} parameters")
-    return said
+    return [*said, NO_SOLVER]
 
 
 def solvers_in(namespace: dict[str, Any], module: str) -> dict[str, Callable[..., Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 from diffnum.arguments import choose, number
 from diffnum.classroom import accuracy, behaviour, orders
 from diffnum.classroom.bench import Bench, Fault, Solver, Unclaimed, happened
-from diffnum.classroom.find import Cell, cells, hopeless
+from diffnum.classroom.find import NO_SOLVER, Cell, cells, hopeless
 from diffnum.classroom.problems import Problems
 from diffnum.classroom.report import Grade, Report, Verdict
 from diffnum.classroom.sandbox import Direct, Ended, Limits, Sandbox
@@ -158,7 +158,7 @@ def check_cells(
             if names is None:
                 names = [name] if name else list(found["found"])
                 report.errors = [f"{e['where'] or label}: {happened(e)}" for e in found["errors"]]
-                report.errors += [] if names else found["near"]
+                report.errors += [] if names else [*found["near"], NO_SOLVER]
             if names:
                 current = names.pop(0)
                 grade = examine(Solver(place, current, problems, options or {}), problems, partial(tell, current), only)

@@ -14,7 +14,6 @@ from diffnum.classroom.bench import happened
 from diffnum.classroom.find import Cell
 from diffnum.classroom.grade import CHECKS, check_cells, share_of
 from diffnum.classroom.problems import Problems
-from diffnum.classroom.report import faults
 from diffnum.classroom.sandbox import Ended, Sandbox
 from diffnum.errors import DiffnumError
 
@@ -88,7 +87,7 @@ def _judge(
     only = [name for name in CHECKS if any(name in request.checks.split() for request in requests)]
     try:
         report = check_cells("notebook", work, solver, problems, sandbox, only=only)
-        wrong = "\n".join(faults(report))
+        wrong = "\n".join(report.errors)
         grade = report.grades[0] if report.grades else None
     except DiffnumError as error:
         wrong, grade = str(error), None

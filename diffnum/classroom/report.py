@@ -12,10 +12,6 @@ from diffnum import __version__
 from diffnum.classroom.supervise import unlimited
 
 SCHEMA = 1
-NO_SOLVER = (
-    "no solver was found: a solver is a generator function (problem, u, times, **options), "
-    "at the top level of the file, that yields the state after each step"
-)
 BOUNDARY = "Solvers run in a process of their own with limits. That is no security boundary."
 SIGNS = {"passed": ("+", "green"), "failed": ("x", "red"), "skipped": (".", "yellow"), "unclaimed": ("-", "dim")}
 
@@ -99,7 +95,7 @@ class Report:
     Attributes:
         file: its name.
         grades: one for each solver.
-        errors: what went wrong before any solver ran, in sentences; with an error and no solver the file fails.
+        errors: what went wrong before any solver ran, in sentences; without a solver the last says why there is none.
     """
 
     file: str
@@ -117,11 +113,6 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def faults(report: Report) -> list[str]:
-    """What is wrong with the file itself, in sentences."""
-    return report.errors if report.grades else [*report.errors, NO_SOLVER]
-
-
 # -------------------------------------------------------------------------------------------------------------- text
 
 
@@ -130,7 +121,7 @@ def text(report: Report, console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    for sentence in faults(report):
+    for sentence in report.errors:
         console.print(Text.assemble((f"{report.file}: ", "bold"), (sentence, "red" if not report.grades else "yellow")))
     for grade in report.grades:
         verdict = ("PASSED", "bold green") if grade.passed else ("NOT PASSED", "bold red")
@@ -161,7 +152,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "diffnum": __version__,
         "file": report.file,
         "passed": report.passed,
-        "errors": faults(report),
+        "errors": report.errors,
         "unlimited": unlimited(),
         "solvers": [_grade(grade) for grade in report.grades],
     }
@@ -206,7 +197,7 @@ def gradescope(report: Report) -> dict[str, Any]:
         for v in grade.verdicts
     ]
     return {
-        "output": "\n".join([*faults(report), BOUNDARY]),
+        "output": "\n".join([*report.errors, BOUNDARY]),
         "score": sum(grade.points for grade in report.grades),
         "execution_time": round(sum(grade.seconds for grade in report.grades)),
         "tests": tests,
@@ -219,7 +210,7 @@ def prairielearn(report: Report) -> dict[str, Any]:
     return {
         "gradable": bool(report.grades) or not report.errors,
         "score": sum(grade.points for grade in report.grades) / of if of else 0.0,
-        "message": "\n".join(faults(report)),
+        "message": "\n".join(report.errors),
         "output": "\n".join(grade.output[-2000:] for grade in report.grades),
         "tests": [
             {
@@ -278,7 +269,7 @@ def page(title: str, body: str) -> str:
 
 def html(report: Report, book: str = "") -> str:
     """A report as one page with its plots; ``book`` is the address of the book, for links."""
-    parts = [f"<p class='failed'>{escape(sentence)}</p>" for sentence in faults(report)]
+    parts = [f"<p class='failed'>{escape(sentence)}</p>" for sentence in report.errors]
     for grade in report.grades:
         said = "passed" if grade.passed else "not passed"
         parts.append(f"<h2>{escape(grade.solver)}: {said}, {number(grade.points)} of {number(grade.of)} points</h2>")
@@ -302,9 +293,9 @@ def _row(v: Verdict, book: str) -> str:
 
 
 def link(see: str, book: str) -> str:
-    """A link to a section of the book at an address."""
-    place = f"{book.rstrip('/')}/{see}" if book else see
-    return f'<a href="{escape(place)}">see {escape(see)}</a>'
+    """A link to a section of the book at an address; without one its name alone."""
+    said = f"see {escape(see)}"
+    return f'<a href="{escape(book.rstrip("/"))}/{escape(see)}">{said}</a>' if book else said
 
 
 def plot(grade: Grade) -> str:

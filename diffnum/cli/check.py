@@ -66,6 +66,8 @@ def check(
     if html is not None:
         writable(html, ".html", option="--html")
 
+    if solution is not None and name is None:
+        raise ValueError("--solution needs the NAME of the solver, the same in both files")
     choose("format", style, ("diffnum", "gradescope", "prairielearn"))
     if out is None and (wrong := hopeless(cells(file))) is not None:  # told before torch is imported
         raise typer.Exit(0 if _tell(Report(file.name, [], wrong), json, html, style, book) else 1)
@@ -81,9 +83,7 @@ def check(
     limits, chosen, errors = Limits(seconds=seconds, memory=memory << 20), read(problems), Console(stderr=True)
     for missing in unlimited():
         errors.print(f"diffnum: not limited on this system: {missing}", markup=False)
-    if solution is not None:
-        if name is None:
-            raise ValueError("--solution needs the NAME of the solver, the same in both files")
+    if solution is not None and name is not None:
         chosen = chosen.of(solution, name)
     claims_of(chosen)
     points_of(chosen)

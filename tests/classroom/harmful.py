@@ -100,7 +100,7 @@ HARMFUL = {
     "yields nonsense": (inside("yield 'state'"), "str"),
     "yields numpy": (inside("yield u.numpy()"), "ndarray"),
     "needs an argument more": ("def solver(problem, u, times, gamma):\n    yield u\n", "no solver was found|gamma"),
-    "takes too few": ("def solver(problem, u):\n    yield u\n", "no solver was found|argument"),
+    "takes too few": ("def solver(problem, u):\n    yield u\n", "no solver was found|takes 2 parameters"),
     "returns nothing": ("def solver(problem, u, times):\n    pass\n", "yield"),
     "is a stub": ("def solver(problem, u, times):\n    raise NotImplementedError\n", "stub"),
     "is no text": ("\0\1\2", "null bytes|SyntaxError|ValueError"),

@@ -38,7 +38,7 @@ def rows(
         DiffnumError: the library cannot be had, or its samplers cannot be listed, or none has that name.
     """
     if library.endswith(".py") and (wrong := hopeless(cells(Path(library)))) is not None:
-        raise DiffnumError("; ".join([f"{library} {NONE}", *wrong]))
+        raise DiffnumError("; ".join([f"{library} {NONE}", *wrong[:-1]]))
     path = [str(folder) for folder in (ready(library, into) if library in LIBRARIES[:3] else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "diffnum.interop.audit.worker", library, "--solver", solver]
