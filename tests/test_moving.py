@@ -80,6 +80,12 @@ def test_gallery_shows_the_stored_errors():
     assert figures.rounded(figures.gallery()) == figures.read("gallery")
 
 
+@pytest.mark.parametrize("name", figures.OF_LABS)
+def test_a_page_shows_what_its_lab_draws(name):
+    stored = (figures.STILLS / f"{name}.png").read_bytes()
+    assert stored == figures.of_lab(name), "python -m tests.benchmarks.figures labs takes the lab's picture"
+
+
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_a_figure_is_small_on_one_page_and_described(name):
     assert (figures.DATA / f"{name}.data.js").stat().st_size < figures.LIMIT
