@@ -37,7 +37,7 @@ def test_extrapolation_is_a_step_of_gddim():
     stored = figures.read("extrapolation")
     problem = dn.Problem(dn.VP(), targets.smooth())
     fine = grids.log_snr(problem.process, figures.FINE, t_end=0.03)
-    start = targets.starts(problem.process)[:1]
+    start = torch.tensor([figures.EXTRAPOLATED], dtype=torch.float64)
     for n in ("10", "80"):
         here, there = fine[figures.PLACE], fine[figures.PLACE + figures.FINE // int(n)]
         x, end = analysis.reference(problem, start, [fine[0], here, there], rtol=1e-12, trajectory=True)[1:]

@@ -362,8 +362,8 @@ def from_bytes(
 def parsed(blob: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the texts of a safetensors file.
 
-    From its bytes: `safetensors.safe_open` opens a path twice. If a training run replaces the file in between, the names
-    are of the old one and the numbers of the new one.
+    From its bytes: `safetensors.safe_open` opens a path twice. If a training run replaces the file in between, the
+    names are of the old one and the numbers of the new one.
     """
     from safetensors.torch import load as parse
 

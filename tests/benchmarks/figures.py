@@ -136,13 +136,14 @@ def still_trajectories(data: dict[str, Any]) -> None:
 # ----------------------------------------------------------------------------------------------------- extrapolation
 
 FINE, PLACE, HALVED = 560, 392, (10, 14, 20, 28, 40, 56, 80)
+EXTRAPOLATED = (-2.0, 1.0, 0.5, -1.0)  # the start of the lab
 
 
 @figure
 def extrapolation() -> dict[str, Any]:
     """What a step of gDDIM with 1 to 4 nodes assumes about the noise, and what that costs."""
     problem = dn.Problem(dn.VP(), targets.smooth())
-    u = torch.tensor([[-2.0, 1.0, 0.5, -1.0]], dtype=torch.float64)  # as in the lab
+    u = torch.tensor([EXTRAPOLATED], dtype=torch.float64)
     fine = grids.log_snr(problem.process, FINE, t_end=0.03)
     path = analysis.reference(problem, u, fine, rtol=1e-12, trajectory=True)
     noise = torch.stack([problem.eps(x, t) for x, t in zip(path, fine.tolist(), strict=True)])[:, 0]
