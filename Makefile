@@ -212,6 +212,7 @@ execute: $(STAMPS)/dev ## run one notebook (LAB=pndm_order) or all, and store th
 	@test -n "$(CHOSEN)" || { echo "make: LAB=$(LAB) is no notebook; name one of notebooks/, such as LAB=pndm_order" >&2; exit 1; }
 	PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(PY) -m nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=3600 $(CHOSEN)
+	$(PY) -m tests.benchmarks.figures labs
 
 clean: ## remove what was built; keep the virtual environment
 	rm -rf _build build dist .make .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -224,6 +224,13 @@ def unplaced(source: str) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: module_name(path))
+def test_files_of_tensors_are_read_once(path):
+    """`safetensors` opens a path twice, for the names and for the numbers; a training run may replace it in between."""
+    assert not {"safe_open", "load_file"} & {node.name for node in ast.walk(ast.parse(path.read_text("utf-8")))
+                                            if isinstance(node, ast.alias)}  # fmt: skip
+
+
 def test_no_tensor_is_made_on_the_default_device():
     assert unplaced("torch.zeros(3); torch.ones(2, device=u.device); u.new_zeros(2)") == ["torch.zeros(3)"]
     files = [p for p in SOURCES if not PROGRAMS & set(p.relative_to(PACKAGE).parts)]

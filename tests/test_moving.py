@@ -37,7 +37,7 @@ def test_extrapolation_is_a_step_of_gddim():
     stored = figures.read("extrapolation")
     problem = dn.Problem(dn.VP(), targets.smooth())
     fine = grids.log_snr(problem.process, figures.FINE, t_end=0.03)
-    start = targets.starts(problem.process)[:1]
+    start = torch.tensor([figures.EXTRAPOLATED], dtype=torch.float64)
     for n in ("10", "80"):
         here, there = fine[figures.PLACE], fine[figures.PLACE + figures.FINE // int(n)]
         x, end = analysis.reference(problem, start, [fine[0], here, there], rtol=1e-12, trajectory=True)[1:]
@@ -78,6 +78,12 @@ def test_phase_space_paths_are_the_reference():
 
 def test_gallery_shows_the_stored_errors():
     assert figures.rounded(figures.gallery()) == figures.read("gallery")
+
+
+@pytest.mark.parametrize("name", figures.OF_LABS)
+def test_a_page_shows_what_its_lab_draws(name):
+    stored = (figures.STILLS / f"{name}.png").read_bytes()
+    assert stored == figures.of_lab(name), "python -m tests.benchmarks.figures labs takes the lab's picture"
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)

@@ -132,12 +132,10 @@ def from_bytes(blob: bytes, source: str = "weights", sha256: str = "", card: dic
         DiffnumError: the bytes are no guide, or a weight is missing, misshapen or not finite.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load as parse
 
     try:
-        weights = parse(blob)
-        head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        about = json.loads(head.get("__metadata__", {}).get("diffnum", "{}"))
+        weights, texts = nets.parsed(blob)
+        about = json.loads(texts.get("diffnum", "{}"))
         if not isinstance(about, dict) or about.get("kind") != "guide":
             raise ValueError("its metadata do not say that it is one")
         low, high = (float(level) for level in about["sigma"])

@@ -359,12 +359,22 @@ def from_bytes(
         ) from error
 
 
-def _read_bytes(blob: bytes, sha256: str, card: dict[str, Any] | None) -> Network | BlurringNetwork:
+def parsed(blob: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the texts of a safetensors file.
+
+    From its bytes: `safetensors.safe_open` opens a path twice. If a training run replaces the file in between, the
+    names are of the old one and the numbers of the new one.
+    """
     from safetensors.torch import load as parse
 
     tensors = parse(blob)
     head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-    about = json.loads(head.get("__metadata__", {}).get("diffnum", "{}"))
+    return tensors, head.get("__metadata__", {})
+
+
+def _read_bytes(blob: bytes, sha256: str, card: dict[str, Any] | None) -> Network | BlurringNetwork:
+    tensors, texts = parsed(blob)
+    about = json.loads(texts.get("diffnum", "{}"))
     if not isinstance(about, dict):
         raise ValueError(f"its metadata are a {type(about).__name__} and no object")
     for name, values in tensors.items():

@@ -21,6 +21,7 @@ from diffnum.errors import DiffnumError
 from diffnum.images.processes import ALONE, SILENCE, Team, quiet
 
 PATIENCE = 3.0  # seconds that one of several processes leaves to the others
+ASKING = (signal.SIGTERM, signal.SIGINT)
 WAIT = 0.5  # seconds that a request waits for a step, or a file, that is just being finished
 
 
@@ -60,7 +61,7 @@ def told() -> Iterator[None]:
         heard.append(number)
         raise SystemExit(128 + number)
 
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = ASKING
     main = threading.current_thread() is threading.main_thread()
     before = [signal.signal(s, stop) for s in signals] if main else []
     try:
@@ -96,19 +97,20 @@ class Stopping:
         ear, mouth = socket.socketpair()
         mouth.setblocking(False)
         # what Python calls in the main thread may come late; the number in the pipe comes at once
-        wakeup, signals = (
-            signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False),
-            (signal.SIGTERM, signal.SIGINT),
-        )
+        wakeup, signals = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False), ASKING
         before = [signal.signal(s, lambda *_: None) for s in signals]
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(ear, ended), daemon=True)
         watcher.start()
+        # nor may the pipe wait for a turn of this thread: the system shall hand the signal to the watcher
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if hasattr(signal, "pthread_sigmask") else None
         yield_to_all(except_for=watcher.native_id)
         try:
             yield
         finally:
             ended.set()
+            if masked is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             signal.set_wakeup_fd(wakeup)
             for s, handler in zip(signals, before, strict=True):
                 signal.signal(s, handler)
@@ -118,7 +120,7 @@ class Stopping:
             mouth.close()
 
     def _watch(self, ear: socket.socket, ended: threading.Event) -> None:
-        names = {int(s): s.name for s in (signal.SIGTERM, signal.SIGINT)}
+        names = {int(s): s.name for s in ASKING}
         while not ended.is_set():
             heard = ear.recv(64) if select.select([ear], [], [], 0.2)[0] else b""
             number = next((n for n in heard if n in names), 0)

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffnum import files
+from diffnum.denoisers.network import parsed
 from diffnum.errors import DiffnumError
 
 SMALL = 4096  # tensors of fewer numbers are kept as they are
@@ -114,12 +116,10 @@ def read(path: Path) -> Stored:
     Raises:
         DiffnumError: it cannot be read, or is not what :meth:`Run.blob` writes.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, "pt") as f:
-            text = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+        tensors, text = parsed(files.read(path))
         numbers, settings, scales = (json.loads(text[k]) for k in ("numbers", "settings", "scales"))
         if not isinstance(settings, dict) or not settings:
             raise ValueError("its settings are empty")

@@ -26,6 +26,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from diffnum import arguments
+from diffnum.denoisers.network import parsed
 from diffnum.errors import DiffnumError
 from diffnum.files import read, write
 
@@ -100,12 +101,11 @@ class Reference:
     def from_bytes(cls, blob: bytes, name: str) -> Reference:
         """From the bytes of a file; ``name`` names it in errors."""
         from safetensors import SafetensorError
-        from safetensors.torch import load
 
         try:
-            tensors = {key: value.double() for key, value in load(blob).items()}
-            head = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-            about = json.loads(head["__metadata__"]["diffnum"])
+            found, texts = parsed(blob)
+            tensors = {key: value.double() for key, value in found.items()}
+            about = json.loads(texts["diffnum"])
             mean, cov, features = (tensors[key] for key in ("mean", "cov", "features"))
             d = len(mean)
             if not d or mean.ndim != 1 or cov.shape != (d, d) or features.shape[1:] != (d,) or len(features) < 2:

@@ -263,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "average": int,
                 "validate_every": float,
             }
-            parser.add_argument(flag, type=numbers.get(name, type(default or "")), default=default)
+            parser.add_argument(flag, type=numbers.get(name, type("" if default is None else default)), default=default)
     try:
         with told():
             if arguments[:1] == ["pack"]:

@@ -3,11 +3,17 @@
 ``python -m tests.benchmarks.figures [NAME ...]`` writes ``book/_static/moving/NAME.data.js``, which the script of the
 figure reads, and ``book/images/moving_NAME.png``, what stands in print. A page holds nothing but the still picture;
 ``book/_static/moving.js`` puts the moving one in its place. Half a minute of one core.
+
+``... figures labs`` takes the pictures of pages that a lab draws from the lab's stored outputs (`make execute` does so
+at its end), and ``... figures commands`` draws those that a command makes.
 """
 
 import argparse
+import base64
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
@@ -31,6 +37,23 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "book" / "_static" / "moving"
 STILLS = ROOT / "book" / "images"
 LIMIT = 300_000  # bytes of one figure's data
+
+#: Still pictures that a lab draws: picture -> lab, and which of the lab's pictures it is.
+OF_LABS = {
+    "ddim_straight": ("ddim_exponential", 1), "design_constants": ("design_your_own", 1),
+    "er_sde_paths": ("er_sde_order", 2), "exponential_extrapolation": ("exponential_order", 1),
+    "gddim_spinning": ("gddim_order", 1), "guidance_paths": ("guidance_order", 1),
+    "linear_sde_images": ("linear_sde_images", 1), "need_walk": ("what_you_need", 1),
+    "need_density": ("what_you_need", 2), "need_mean": ("what_you_need", 3), "order_bug": ("order_planted_bug", 1),
+    "pndm_arc": ("pndm_manifold", 1), "psld_sweep": ("psld_conjugate", 1), "quality_bias": ("quality_claims", 1),
+    "reverse_sde_sheet": ("reverse_sde_order", 3), "reversing_paths": ("reversing_exact", 1),
+    "splitting_order": ("splitting_order", 2), "work_exact": ("work_precision", 1),
+}  # fmt: skip
+#: Still pictures that a command writes: picture -> the command, less its last option.
+OF_COMMANDS = {
+    "samples": "sample --out",
+    "f_pndm_order": "order --solver f_pndm --steps 10,20,40,80,160,320,640 --out",
+}
 
 FIGURES: dict[str, Callable[[], dict[str, Any]]] = {}
 DRAWN: dict[str, Callable[[dict[str, Any]], Any]] = {}
@@ -113,13 +136,14 @@ def still_trajectories(data: dict[str, Any]) -> None:
 # ----------------------------------------------------------------------------------------------------- extrapolation
 
 FINE, PLACE, HALVED = 560, 392, (10, 14, 20, 28, 40, 56, 80)
+EXTRAPOLATED = (-2.0, 1.0, 0.5, -1.0)  # the start of the lab
 
 
 @figure
 def extrapolation() -> dict[str, Any]:
     """What a step of gDDIM with 1 to 4 nodes assumes about the noise, and what that costs."""
     problem = dn.Problem(dn.VP(), targets.smooth())
-    u = targets.starts(problem.process)[:1]
+    u = torch.tensor([EXTRAPOLATED], dtype=torch.float64)
     fine = grids.log_snr(problem.process, FINE, t_end=0.03)
     path = analysis.reference(problem, u, fine, rtol=1e-12, trajectory=True)
     noise = torch.stack([problem.eps(x, t) for x, t in zip(path, fine.tolist(), strict=True)])[:, 0]
@@ -297,6 +321,14 @@ def gallery() -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- writing
 
 
+def of_lab(name: str) -> bytes:
+    """The picture that a lab's stored outputs hold for a page."""
+    lab, number = OF_LABS[name]
+    cells = json.loads((ROOT / "notebooks" / f"{lab}.ipynb").read_text("utf-8"))["cells"]
+    found = [output.get("data", {}).get("image/png") for cell in cells for output in cell.get("outputs", [])]
+    return base64.b64decode("".join([text for text in found if text][number - 1]))
+
+
 def rounded(value: Any) -> Any:
     """Four significant digits, and at most four decimals for places on a page."""
     if isinstance(value, bool | int | str) or value is None:
@@ -320,8 +352,13 @@ def read(name: str) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute, write and draw the figures named, by default all."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.figures", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*FIGURES, []], default=[])
+    parser.add_argument("names", nargs="*", choices=[*FIGURES, "labs", "commands", []], default=[])
     names = parser.parse_args(arguments).names or list(FIGURES)
+    for name in OF_LABS if "labs" in names else ():
+        write(STILLS / f"{name}.png", lambda file, name=name: file.write(of_lab(name)))
+    for name, command in OF_COMMANDS.items() if "commands" in names else ():
+        subprocess.run([sys.executable, "-m", "diffnum", *command.split(), str(STILLS / f"{name}.png")], check=True)
+    names = [name for name in names if name in FIGURES]
     torch.set_num_threads(1)
     plots.use()
     DATA.mkdir(parents=True, exist_ok=True)
