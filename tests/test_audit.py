@@ -100,6 +100,36 @@ def test_a_file_of_samplers_and_one_that_fails_among_them(tmp_path):
         list(session.rows(str(path), solver="nonsense"))
 
 
+@pytest.mark.parametrize(
+    "text", ["", "import torch\n", "def euler(x): return x\n", "def euler(model, x, sigmas)\n", "\0"]
+)
+def test_a_file_without_a_sampler_is_refused_before_anything_runs(text, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(dn.DiffnumError, match="no sampler"):
+        list(session.rows(str(tmp_path / "mine.py")))
+
+
+@pytest.mark.parametrize(("left", "said"), [
+    ("import sys; sys.exit()", "line 1 of .*SystemExit"), ("raise ValueError", "line 1 of .*ValueError"),
+    ("import os; os._exit(0)", "ended itself with status 0"),
+], ids=str)  # fmt: skip
+def test_a_file_that_ends_python_is_no_audit_of_nothing(left, said, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"{left}\n{SAMPLERS}")
+    with pytest.raises(dn.DiffnumError, match=said):
+        list(session.rows(str(path), steps=(10,)))
+
+
+@pytest.mark.parametrize("end", [
+    None, 1.0, "x", torch.zeros(16, 4).numpy(), torch.zeros(1, 4), torch.zeros(()), torch.zeros(16, 4).long(), (),
+], ids=lambda end: type(end).__name__ + str(getattr(end, "dtype", "")))  # fmt: skip
+def test_what_is_no_end_state_is_not_measured(end, bench):
+    run = lambda bench, n: benches.Run(end, 10.0, 0.1)  # noqa: E731
+    row = benches.measure(bench, "mine", "", benches.Sampler("wrong", "", None, run), (10, 20))
+    assert row.errors == [None, None] and "it returned" in row.remarks[0]
+
+
 def test_end_points_are_those_used(bench):
     """A sampler that begins and ends elsewhere is not wrong, and a step to zero is told."""
 
@@ -134,7 +164,7 @@ def test_the_command(tmp_path, capsys):
     path.write_text(SAMPLERS)
     given = ["audit", "--library", str(path), "--steps", "10,20", "--json", str(tmp_path / "a.json"), "--out"]
     assert app.main([*given, str(tmp_path / "a.html")], standalone_mode=False) in (0, None)
-    assert "4 samplers measured" in capsys.readouterr().out
+    assert "3 samplers measured, 1 not" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "a.json").read_text())["rows"]) == 4
     assert "<table>" in (tmp_path / "a.html").read_text()
     for words, said in ((["--library", "nonsense"], "must be one of"), (["--steps", "x"], "whole numbers"),

@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from diffnum import cli
 from diffnum.classroom import assignments, check, course, points_for
 from diffnum.classroom.bench import solution as solution_of
-from diffnum.classroom.find import Cell
+from diffnum.classroom.find import Cell, hopeless
 from diffnum.classroom.grade import CHECKS, check_file, points_of
 from diffnum.classroom.marks import Mark, asked, marks
 from diffnum.classroom.problems import DEFAULT, Problems, read
-from diffnum.classroom.report import FORMATS, dumps, faults, html
+from diffnum.classroom.report import FORMATS, dumps, html
 from diffnum.classroom.sandbox import Limits, Sandbox
 from diffnum.classroom.supervise import descendants, known
 from diffnum.errors import DiffnumError
@@ -72,6 +72,8 @@ QUICK_HARM = {
     "syntax",
     "is a stub",
     "grows",
+    "quits when run",
+    "holds what raises when it is looked at",
 }
 
 
@@ -94,7 +96,7 @@ def strict():
 
 def reasons(report) -> list[str]:
     """All that is said against a file, the first thing first."""
-    return [*faults(report), *(f"{v.check}: {v.reason}" for grade in report.grades for v in grade.faults)]
+    return [*report.errors, *(f"{v.check}: {v.reason}" for grade in report.grades for v in grade.faults)]
 
 
 def test_the_lists_of_the_trial_are_complete(sandbox):
@@ -134,6 +136,40 @@ def test_a_harmful_file_is_told_what_is_wrong_and_leaves_nothing(name, strict, t
     assert sorted(p.name for p in Path("/tmp").glob("diffnum-*")) == before, "a folder is left"
     assert [p.name for p in tmp_path.iterdir()] == ["work.py"], "a file is left beside the student's"
     assert not zombies(), "a zombie is left"
+
+
+HOPELESS = {
+    "nothing": "", "blanks": " \n\n", "comments": "# def solver(problem, u, times): yield u\n", "no text": "\0",
+    "imports": "import torch\nfrom diffnum.solvers import *\n", "an error of syntax": "def solver(problem, u, times)\n",
+    "numbers": "x = 1\n", "helpers": "def half(x):\n    return x / 2\n", "two parameters": "def f(problem, u): yield\n",
+    "too deep": "(" * 100_000, "a test alone": "# %% points=1\ndef solver(problem, u, times): yield u\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOPELESS)
+def test_a_file_in_which_no_solver_can_stand_is_refused_before_anything_runs(what, tmp_path):
+    (tmp_path / "work.py").write_text(HOPELESS[what], encoding="utf-8")
+    report = check_file(tmp_path / "work.py", sandbox=None if what == "nothing" else Never())
+    assert not report.grades and "no solver was found" in report.errors[-1]
+
+
+class Never:
+    """A sandbox that must not be opened."""
+
+
+@pytest.mark.parametrize(
+    "text", ["exec('def solver(problem, u, times): yield u')", "solver = lambda problem, u, times: 0"]
+)
+def test_a_file_in_which_one_may_stand_is_run(text):
+    assert hopeless([Cell("work.py", text)]) is None
+
+
+def test_a_hopeless_file_does_not_wait_for_torch(tmp_path):
+    (tmp_path / "work.py").write_text("")
+    words = [sys.executable, "-X", "importtime", "-m", "diffnum", "check", str(tmp_path / "work.py"), "--json", "-"]
+    run = subprocess.run(words, capture_output=True, text=True)
+    assert run.returncode == 1 and json.loads(run.stdout)["passed"] is False
+    assert " torch" not in run.stderr
 
 
 def zombies() -> list[str]:
@@ -262,7 +298,7 @@ def test_a_class_is_graded_and_goes_on_where_it_was_stopped(command, tmp_path):
 
 
 def test_what_is_no_file_is_refused_in_one_line(command, tmp_path):
-    (tmp_path / "work.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "work.py").write_text(HARMFUL["is a stub"][0], encoding="utf-8")
     for words, part in (
         (["check", "nothing.py"], "does not exist"),
         (["check", "work.py", "--out", "t.csv"], "folder"),

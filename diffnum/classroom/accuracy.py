@@ -15,6 +15,7 @@ from diffnum.measure.analysis import exact_law, law, local_slopes, reference, rm
 from diffnum.noise import Seeded
 from diffnum.problem import Problem
 
+LOUD = 10.0  # how much larger a state may be than those that the prior gives
 FALLS = 0.75  # four times as many steps must bring the error below this part; order 1 brings a quarter
 
 
@@ -27,19 +28,20 @@ def error_of(b: Bench, problem: Problem, times: Tensor, **options: Any) -> float
     return max((mean - m).abs().max().item(), (cov - C).abs().max().item())
 
 
-def falls(b: Bench, problem: Problem, grid: str, where: str, **ends: float) -> None:
-    """The error at 96 steps is clearly smaller than at 24.
+def falls(b: Bench, problem: Problem, grid: str, where: str, scale: float = 1.0, **ends: float) -> None:
+    """The error at 96 steps is clearly smaller than at 24; ``scale`` is that of the start states.
 
     Raises:
         Fault: it is not.
     """
     few, many = (b.problems.ladder(problem.process, grid, **ends)(n) for n in (24, 96))
-    coarse, fine = (error_of(b, problem, times) for times in (few, many))
+    more = {"scale": scale} if scale != 1 else {}
+    coarse, fine = (error_of(b, problem, times, **more) for times in (few, many))
     if fine <= FALLS * coarse or fine < 1e-9:
         return
     if problem.process.family == "isotropic" and not b.stochastic:
         part = 1.0 if b.counted else 0.05  # high orders stop falling at the kinks of a table of betas, far below DDIM
-        if fine <= part * b.error(problem, many, "ddim"):
+        if fine <= part * b.error(problem, many, "ddim", scale):
             return
     raise Fault(f"{where} its error is {coarse:.2g} with 24 steps and {fine:.2g} with 96: it does not tend to 0 there")
 
@@ -127,6 +129,9 @@ def limit(b: Bench) -> str:
         )
     if problem.process.family == "isotropic":
         falls(b, problem, "log_snr", "from the prior", t_start=problem.process.t_max, t_end=problem.process.t_end)
+        if not b.stochastic:
+            far = f"from starts {LOUD:g} times as large, where a bound on values shows,"
+            falls(b, problem, "log_snr", far, LOUD, **b.problems.ends(problem.process))
     return f"error {first:.1e} with {result.steps[0]} steps, {last:.1e} with {result.steps[-1]}; falls from the prior"
 
 
@@ -137,13 +142,14 @@ def _as_drawn(b: Bench, problem: Problem) -> None:
         Fault: it is not.
     """
     u, times, ends = b.starts(problem, 2), b.problems.ladder(problem.process)(8), []
-    for sign in (1, 0, -1):
+    for scale in (0.0, 1.0, -LOUD):
         source = Seeded(1)
-        ends.append(b.run(problem, u, times, noise=lambda x, sign=sign, source=source: sign * source(x)))
-    if (gap := apart(ends[0] + ends[2], 2 * ends[1])) > 1e-9:
+        ends.append(b.run(problem, u, times, noise=lambda x, scale=scale, source=source: scale * source(x)))
+    still, end, far = ends
+    if (gap := apart(far - still, -LOUD * (end - still))) > 1e-9:
         raise Fault(
-            f"draws z and -z must lead to ends on either side of that without noise, and miss it by {gap:.1g}: a draw "
-            "is not used as it is (its size, its sign, a bound), so its mean is not 0 or its law not normal"
+            f"draws z and -{LOUD:g} z must move the end in proportion and miss that by {gap:.1g}: a draw is not used "
+            "as it is (its size, its sign, a bound), so its mean is not 0 or its law not normal"
         )
 
 

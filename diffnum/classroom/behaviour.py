@@ -11,6 +11,7 @@ from diffnum.noise import Seeded
 
 ROUNDING = 1e-10  # what rounding may change between two ways to compute one state, on the scale of the state
 TINY = 1e-6  # a shift that a smooth map answers to with a bend of its square
+MANY = 40  # rows: more than anybody would write down as the size of a batch
 COUNTS = (1, 2, 3, 4, 5, 7, 8, 13)
 
 
@@ -86,14 +87,14 @@ def _fixed(b: Bench, error: Fault, batch: int, n: int) -> Fault:
 def states(b: Bench) -> str:
     """A state a step, of the start's shape, dtype and device."""
     problem = b.problem()
-    for batch, n in ((4, 6), (1, 1), (3, 5)):
+    for batch, n in ((4, 6), (1, 1), (3, 5), (MANY, 2)):
         try:
             end = b.run(problem, b.starts(problem, batch), times_of(b, n), keep=True, watch=n == 6)
         except (Raised, Bad) as error:
             raise _fixed(b, error, batch, n) from None
         if not torch.isfinite(end).all():
             raise Fault(f"its last state after {plural(n, 'step')} contains NaN or infinity")
-    return "6, 1 and 5 states for as many steps, of the start's shape and dtype"
+    return "6, 1, 5 and 2 states for as many steps, of the start's shape and dtype"
 
 
 def own(b: Bench) -> str:
@@ -148,15 +149,23 @@ def repeatable(b: Bench) -> str:
     source = Seeded(0)
     turned = b.run(problem, u.flip(0), first, seed=1, noise=lambda x: source(x).flip(0))
     if (gap := apart(turned.flip(0), a)) > ROUNDING:
+        if b.solver.draws and apart(b.run(problem, u, first, seed=1, noise=Seeded(1)), a) <= ROUNDING:
+            raise Fault(
+                f"the same rows in reverse order end differently by {gap:.1g}, and with other noise as before: "
+                "it draws from a generator of its own; draw with the argument noise alone"
+            )
         raise Fault(
             f"the same rows in reverse order end differently by {gap:.1g}: something is kept from an earlier run from "
-            "another start (a cache), or a row's place in the batch matters; use locals, and each row alone"
+            "another start (a cache), or a row's place in the batch matters, as with random numbers of its own; use "
+            "locals, and each row alone"
         )
     after = b.run(other, v, second)
     if (gap := apart(b.run(problem, u, first, seed=1), a)) > ROUNDING:
         raise Fault(
             f"a run repeated after another one differs by {gap:.1g}: state is left over between runs; use locals"
         )
+    close = (problem, u + TINY, torch.cat([first[:1], first[1:-1] * (1 - TINY), first[-1:]]))
+    near = b.run(*close)
     b.solver.place.ask({"do": "load"})
     b.solver.place.ask({"do": "choose", "name": b.solver.__name__})
     if (gap := apart(after, b.run(other, v, second))) > ROUNDING:
@@ -164,22 +173,31 @@ def repeatable(b: Bench) -> str:
             f"a run after one on another grid differs by {gap:.1g} from the same run in a fresh module: state is left "
             "over between runs (a global, a default argument, a cache); keep everything in local variables"
         )
+    if (gap := apart(near, b.run(*close))) > ROUNDING:
+        raise Fault(
+            f"a run after one from nearly the same start differs by {gap:.1g} from the same run in a fresh module: "
+            "values of that run were taken for its own (a cache with rounded keys); keep everything in local variables"
+        )
     return "the same states again, with other global seeds, after other runs, and in a fresh module"
 
 
 def rows(b: Bench) -> str:
     """Each row is computed as if it were alone, whatever the batch; and events may have any shape."""
     problem, process = b.problem(), b.problem().process
-    u, times = b.starts(problem, 5), times_of(b, 8)
+    u, times = b.starts(problem, MANY), times_of(b, 8)
     whole = b.run(problem, u, times)
     allowed = ROUNDING
     if b.counted:  # one step size for a batch couples its rows, by no more than the errors that it allows
         allowed = 3 * apart(whole, b.problems.truth(problem, u, times)) + ROUNDING
-    for batch in (1, 2):
-        part = b.run(problem, u[:batch], times)
-        if (gap := apart(part, whole[:batch])) > allowed:
+    for some, which in (
+        (slice(1), "first row ends"), (slice(2), "first two rows end"), (slice(-3, None), "last three rows end"),
+    ):  # fmt: skip
+        source = Seeded(0)  # their own part of what the whole batch got
+        part = b.run(problem, u[some], times, noise=lambda x, source=source, some=some: source(u)[some])
+        if (gap := apart(part, whole[some])) > allowed:
             raise Fault(
-                f"row 1 differs by {gap:.1g} between a batch of 5 and one of {batch}: rows must not mix (mean, norm)"
+                f"the {which} elsewhere by {gap:.1g} when run alone than among {MANY}: rows must not mix (mean, norm), "
+                "and a batch may have any size"
             )
     loud = torch.cat([u[:1], 10 * u[1:]])
     if (gap := apart(b.run(problem, loud, times)[:1], whole[:1])) > allowed:
@@ -227,6 +245,11 @@ def precision(b: Bench) -> str:
         ends = [
             b.run(problem, u, torch.cat([times[:1], times[1:-1] * (1 + x), times[-1:]])) for x in (TINY, 0.0, -TINY)
         ]
+        if torch.equal(ends[0], ends[2]):
+            raise Fault(
+                "moving the times by a millionth either way changes no digit of the end: times are rounded on the way; "
+                "keep them as they are"
+            )
         if (bend := bent(ends)) > 1e-9:
             raise Fault(
                 f"moving the times by a millionth either way bends the end by {bend:.1g}, where float64 leaves 1e-12: "

@@ -27,7 +27,7 @@ EXCESSES = {
     "MemoryError": "needs more memory than is allowed, MemoryError",
     "allocate memory": "needs more memory than is allowed",
     "File too large": "writes or prints more than is allowed",
-    "SystemExit": "ends Python (sys.exit) in place of yielding, SystemExit",
+    "SystemExit": "ends Python (sys.exit, quit), SystemExit",
 }
 
 
@@ -118,13 +118,9 @@ class Solver:
         self.refused += [what for what in self.last["refused"] if what not in self.refused]
         error, count = self.last["error"], self.last["count"]
         if error:
-            did = next((told for part, told in EXCESSES.items() if part in f"{error['type']}: {error['text']}"), "")
             where = f"from t={times[0]:.3g} to {times[-1]:.3g} on {name_of_process(problem.process)}"
-            raised = Raised(
-                f"with {plural(n, 'step')} {where} it "
-                f"{did or 'raised ' + error['type']}: {error['text'] or 'no text'}"
-                f"{' (' + error['where'] + ')' if error['where'] else ''}"
-            )
+            line = f" ({error['where']})" if error["where"] else ""
+            raised = Raised(f"with {plural(n, 'step')} {where} it {happened(error, 'raised ')}{line}")
             raised.kind = error["type"]
             raise raised
         if self.last["bad"]:
@@ -135,6 +131,13 @@ class Solver:
         last = self.states[0][-1] if self.keep else self.states[0]
         self.ends.append(last)
         yield from self.states[0] if self.keep else [last] * n
+
+
+def happened(error: dict[str, str], did: str = "") -> str:
+    """What the exception of a student's code says: its excess in words, or what it ``did`` and its type; its text."""
+    whole = f"{error['type']}: {error['text']}"
+    excess = next((told for part, told in EXCESSES.items() if part in whole), "")
+    return f"{excess or did + error['type']}{': ' + error['text'] if error['text'] else ''}"
 
 
 def plural(n: int, thing: str) -> str:
@@ -210,9 +213,9 @@ class Bench:
         finally:
             vars(solver).update(before)
 
-    def error(self, problem: Problem, times: Tensor, solver: Any = None, **options: Any) -> float:
+    def error(self, problem: Problem, times: Tensor, solver: Any = None, scale: float = 1.0, **options: Any) -> float:
         """Root mean square error at the end from the standard start states, right to ten digits."""
-        u = self.starts(problem)
+        u = scale * self.starts(problem)
         end = self.run(problem, u, times, **options) if solver is None else solve(problem, solver, u, times).u
         return rms(end - self.problems.truth(problem, u, times, 1e-10))
 
@@ -229,7 +232,7 @@ class Bench:
             answer, _ = self.solver.place.ask(head | {"rough": rough})
             if "error" in answer:
                 error = answer["error"]
-                raise Fault(f"its claims cannot be read: {error['type']}: {error['text']} {error['where']}".rstrip())
+                raise Fault(f"its claims cannot be read: {happened(error)} {error['where']}".rstrip())
             own = answer["claims"]
             for name, value in own.items():
                 if name != "zero" and not (value is None or (isinstance(value, int) and 0 <= value < 10**6)):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from diffnum.classroom.assignments import build, rubric, sources
+from diffnum.classroom.assignments import build, parts, rubric, sources
+from diffnum.classroom.marks import asked
 from diffnum.classroom.problems import make
 from diffnum.errors import DiffnumError
 from diffnum.files import write
@@ -40,10 +41,11 @@ No submission runs in the grader's process. Answers in words are graded by eye w
 ## Without
 
 ```bash
-sh grade.sh a01_midpoint midpoint     # the assignment, and the name of its solver
+sh grade.sh a01_midpoint midpoint     # the assignment, and the name of its solver, from the list below
 ```
 
-grades `submitted/*/a01_midpoint/` into `a01_midpoint.csv` and `.html`, and goes on where it was stopped.
+grades `submitted/*/a01_midpoint/` into `a01_midpoint.csv` and `.html`, and goes on where it was stopped. With the
+address of the book in the variable `BOOK`, each reason links to its section.
 
 ## Assignments
 
@@ -74,6 +76,7 @@ GRADE = """#!/bin/sh
 set -eu
 cd "$(dirname "$0")"
 test $# -eq 2 || { echo "usage: sh grade.sh ASSIGNMENT SOLVER, such as a01_midpoint midpoint" >&2; exit 2; }
+rm -rf "graded/$1"
 mkdir -p "graded/$1"
 for folder in submitted/*/"$1"; do
   student="$(basename "$(dirname "$folder")")"
@@ -81,7 +84,8 @@ for folder in submitted/*/"$1"; do
     if test -e "$file"; then mkdir -p "graded/$1/$student" && cp "$file" "graded/$1/$student/"; fi
   done
 done
-exec diffnum check "graded/$1" "$2" --out "$1.csv" --problems secret.toml --solution "solutions/$1.py"
+exec diffnum check "graded/$1" "$2" --out "$1.csv" --problems secret.toml --solution "solutions/$1.py" \\
+  ${BOOK:+--book "$BOOK"}
 """
 
 WORKFLOW = """# The worked solutions must pass on the secret problems: if one does not, no student can.
@@ -129,7 +133,9 @@ def create(folder: Path, seed: int | None = None, tell: Callable[[str], None] = 
     for origin in origins:
         text = origin.read_text(encoding="utf-8")
         title = next(line.removeprefix("# # ") for line in text.splitlines() if line.startswith("# # "))
-        lines.append(f"- `{origin.stem}`: {title}, {sum(rubric(text).values()):g} points")
+        requests = [asked(part.text) for part in parts(text) if part.test]
+        names = dict.fromkeys(f"`{request.solver}`" for request in requests if request)
+        lines.append(f"- `{origin.stem}` ({', '.join(names)}): {title}, {sum(rubric(text).values()):g} points")
     files = {
         "README.md": README.format(name=folder.name, assignments="\n".join(lines)),
         "nbgrader_config.py": NBGRADER.format(name=folder.name),

@@ -4,18 +4,23 @@ A solver is a generator function ``(problem, u, times, **options)``: every param
 is called ``noise``. A file is read here and run only by :mod:`diffnum.classroom.session`.
 """
 
+import ast
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 from diffnum.errors import DiffnumError
 
 SIGNATURE = ("problem", "u", "times")
+NO_SOLVER = (
+    "no solver was found: a solver is a generator function (problem, u, times, **options), "
+    "at the top level of the file, that yields the state after each step"
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,36 @@ def cell_of(label: str, cell: Any) -> Cell:
     return Cell(label, text, bool(nbgrader.get("grade")) and not nbgrader.get("solution"))
 
 
+def hopeless(pieces: Sequence[Cell]) -> list[str] | None:
+    """What is wrong with work in which no solver can stand, in sentences; None where it has to be run to know.
+
+    A solver takes three arguments. Where no function does, none is made from text either, nothing need be run.
+    """
+    said = []
+    for piece in pieces:
+        if piece.test:
+            continue
+        try:
+            nodes = list(ast.walk(ast.parse(piece.text, piece.label)))
+        except SyntaxError as error:
+            said.append(f"line {error.lineno or 1} of {piece.label}: {type(error).__name__}: {error.msg}")
+            continue
+        except (ValueError, RecursionError, MemoryError) as error:  # not text, or deeper than Python reads
+            said.append(f"{piece.label}: {type(error).__name__}: {error}")
+            continue
+        for node in nodes:
+            if isinstance(node, ast.Name) and node.id in ("exec", "eval"):
+                return None
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+            if len(names) >= len(SIGNATURE):
+                return None
+            if isinstance(node, ast.FunctionDef) and names[:1] == [SIGNATURE[0]]:
+                said.append(f"{node.name}({ast.unparse(node.args)}) takes {len(names)} parameters")
+    return [*said, NO_SOLVER]
+
+
 def solvers_in(namespace: dict[str, Any], module: str) -> dict[str, Callable[..., Any]]:
     """The solvers that a file defines, by the names it gives them; imported ones and ``_private`` names are not his.
 
@@ -105,6 +140,20 @@ def near_misses(namespace: dict[str, Any], module: str) -> list[str]:
     return said
 
 
+def answered(test: Callable[..., bool]) -> Callable[..., bool]:
+    """A question about an object of a student's: one that raises when it is looked at, whatever, is none of ours."""
+
+    @wraps(test)
+    def ask(*given: Any) -> bool:
+        try:
+            return test(*given)
+        except BaseException:  # a mock that is its own attribute, or an attribute that ends Python
+            return False
+
+    return ask
+
+
+@answered
 def at_home(value: Any, module: str) -> bool:
     """Whether a function, or the class of a callable, was defined in the file itself."""
     if isinstance(value, type) or not callable(value):
@@ -113,15 +162,13 @@ def at_home(value: Any, module: str) -> bool:
     return getattr(bare if inspect.isroutine(bare) else type(bare), "__module__", None) == module
 
 
+@answered
 def is_solver(value: Any) -> bool:
     """Whether a callable looks like a solver: by its claims, as a generator, or by the names of its parameters.
 
     The last catches a stub: a function whose body only raises has no ``yield`` and so is not a generator.
     """
-    try:
-        parameters = list(inspect.signature(value).parameters.values())
-    except (TypeError, ValueError):
-        return False
+    parameters = list(inspect.signature(value).parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     free = [p for p in positional[3:] if p.default is p.empty and p.name != "noise"]
     free += [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name != "noise"]

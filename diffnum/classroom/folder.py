@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from diffnum import __version__
-from diffnum.classroom.grade import CHECKS, Report, check_file
+from diffnum.classroom.grade import CHECKS, check_file
 from diffnum.classroom.problems import Problems
-from diffnum.classroom.report import as_dict, link, number, page
+from diffnum.classroom.report import Report, as_dict, link, number, page
 from diffnum.classroom.sandbox import Limits, Sandbox
 from diffnum.errors import DiffnumError
 from diffnum.files import write
@@ -85,7 +85,8 @@ def grade_folder(
         try:
             report = check_file(path, name, mine.problems, sandbox=mine.sandbox, options=options)
         except Exception as error:  # whatever a file does, the others are graded
-            report = Report(names[path], [], [" ".join(f"{type(error).__name__}: {error}".split())])
+            kind = "" if isinstance(error, DiffnumError) else f"{type(error).__name__}: "
+            report = Report(names[path], [], [" ".join(f"{kind}{error}".split())])
         report.file = names[path]
         return path, as_dict(report)
 
@@ -126,9 +127,10 @@ def rows(reports: list[dict[str, Any]]) -> Iterator[list[str]]:
     for report in reports:
         for grade in report["solvers"]:
             worth = {v["check"]: number(v["points"]) if v["of"] else "" for v in grade["checks"]}
+            reason = grade["reason"] or "; ".join(report["errors"])
             yield [
                 report["file"], grade["name"], "yes" if grade["passed"] else "no", number(grade["points"]),
-                number(grade["of"]), f"{grade['seconds']:.0f}", grade["reason"], *(worth.get(c, "") for c in CHECKS),
+                number(grade["of"]), f"{grade['seconds']:.0f}", reason, *(worth.get(c, "") for c in CHECKS),
             ]  # fmt: skip
         if not report["solvers"]:
             yield [report["file"], "", "no", "0", "", "", "; ".join(report["errors"]), *[""] * len(CHECKS)]

@@ -4,7 +4,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -12,9 +12,10 @@ from typing import Any
 
 from diffnum.arguments import choose, number
 from diffnum.classroom import accuracy, behaviour, orders
-from diffnum.classroom.bench import Bench, Fault, Solver, Unclaimed
-from diffnum.classroom.find import Cell, cells
+from diffnum.classroom.bench import Bench, Fault, Solver, Unclaimed, happened
+from diffnum.classroom.find import NO_SOLVER, Cell, cells, hopeless
 from diffnum.classroom.problems import Problems
+from diffnum.classroom.report import Grade, Report, Verdict
 from diffnum.classroom.sandbox import Direct, Ended, Limits, Sandbox
 from diffnum.errors import DiffnumError
 
@@ -54,99 +55,6 @@ CHECKS: dict[str, Check] = {
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What one check found.
-
-    Attributes:
-        check: its name in :data:`CHECKS`.
-        status: ``passed``, ``failed``, ``skipped`` (an earlier check failed) or ``unclaimed`` (it does not apply).
-        reason: one sentence with what was measured.
-        points: earned; ``of``: possible, 0 where it does not apply.
-    """
-
-    check: str
-    status: str
-    reason: str
-    points: float
-    of: float
-
-    @property
-    def title(self) -> str:
-        """What the check asks."""
-        return CHECKS[self.check].title
-
-    @property
-    def see(self) -> str:
-        """Where the book explains it."""
-        page, _, section = CHECKS[self.check].see.partition("#")
-        return f"book/{page}.html#{section}"
-
-
-@dataclass
-class Grade:
-    """What was found about one solver.
-
-    Attributes:
-        solver: its name.
-        verdicts: one for each check that was made.
-        results: titles and :class:`~diffnum.measure.analysis.Convergence`, for plots and tables.
-        seconds: that grading took.
-        output: the end of what it printed.
-    """
-
-    solver: str
-    verdicts: list[Verdict] = field(default_factory=list)
-    results: list[tuple[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    output: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether no check failed."""
-        return bool(self.verdicts) and all(v.status in ("passed", "unclaimed") for v in self.verdicts)
-
-    @property
-    def points(self) -> float:
-        """Points earned."""
-        return sum(v.points for v in self.verdicts)
-
-    @property
-    def of(self) -> float:
-        """Points possible."""
-        return sum(v.of for v in self.verdicts)
-
-    @property
-    def faults(self) -> list[Verdict]:
-        """The checks that failed."""
-        return [v for v in self.verdicts if v.status == "failed"]
-
-    @property
-    def reason(self) -> str:
-        """The first fault, or empty."""
-        return self.faults[0].reason if self.faults else ""
-
-
-@dataclass
-class Report:
-    """What was found in one file.
-
-    Attributes:
-        file: its name.
-        grades: one for each solver.
-        errors: what went wrong before any solver ran, in sentences; with an error and no solver the file fails.
-    """
-
-    file: str
-    grades: list[Grade] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether there is a solver, and every one passes."""
-        return bool(self.grades) and all(grade.passed for grade in self.grades)
-
-
 def points_of(problems: Problems) -> dict[str, float]:
     """What each check is worth.
 
@@ -174,28 +82,27 @@ def examine(
     """
     grade, begun = Grade(solver.__name__), perf_counter()
     worth = points_of(problems)
-    b, failed, over = Bench(solver, problems), {}, ""
+    b, failed, over = Bench(solver, problems), set[str](), ""
     for name in [name for name in CHECKS if name in only]:
-        check, of = CHECKS[name], worth[name]
+        check, earned, of = CHECKS[name], 0.0, worth[name]
         blocked = next((need for need in check.needs if need in failed), None)
         if over or blocked:
-            failed[name] = True
-            why = over or f"not tried, because {CHECKS[blocked].title!r} failed"  # type: ignore[index]
-            grade.verdicts.append(Verdict(name, "skipped", why, 0.0, of))
-            continue
-        tell(check.title)
-        try:
-            grade.verdicts.append(Verdict(name, "passed", check.measure(b), of, of))
-        except Unclaimed as nothing:
-            grade.verdicts.append(Verdict(name, "unclaimed", str(nothing), 0.0, 0.0))
-        except (Fault, Ended) as fault:
-            failed[name] = True
-            grade.verdicts.append(Verdict(name, "failed", str(fault), 0.0, of))
-            over = "not tried, because its process has ended" if isinstance(fault, Ended) else ""
-        except Exception as error:  # what nobody thought of fails one check, and not the whole class
-            failed[name] = True
-            why = f"this cannot be measured: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            grade.verdicts.append(Verdict(name, "failed", why, 0.0, of))
+            status, said = "skipped", over or f"not tried, because {CHECKS[blocked].title!r} failed"  # type: ignore[index]
+        else:
+            tell(check.title)
+            try:
+                status, said, earned = "passed", check.measure(b), of
+            except Unclaimed as nothing:
+                status, said, of = "unclaimed", str(nothing), 0.0
+            except (Fault, Ended) as fault:
+                status, said = "failed", str(fault)
+                over = "not tried, because its process has ended" if isinstance(fault, Ended) else ""
+            except Exception as error:  # what nobody thought of fails one check, and not the whole class
+                why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                status, said = "failed", f"this cannot be measured: {why}"
+        if status in ("failed", "skipped"):
+            failed.add(name)
+        grade.verdicts.append(Verdict(name, status, said, earned, of, check.title, check.see))
     grade.results, grade.seconds = b.results, perf_counter() - begun
     return grade
 
@@ -242,14 +149,16 @@ def check_cells(
 ) -> Report:
     """Grade the solvers that pieces of text define; see :func:`check_file`. ``only`` names the checks to make."""
     report, names = Report(label), None
+    if (wrong := hopeless(work)) is not None:
+        return Report(label, [], wrong)
     while names is None or names:
         place, grade = sandbox.open(), None
         try:
             found, _ = place.ask({"do": "load", "cells": [{"label": cell.label, "text": cell.text} for cell in work]})
             if names is None:
                 names = [name] if name else list(found["found"])
-                report.errors = [f"{e['where'] or label}: {e['type']}: {e['text']}" for e in found["errors"]]
-                report.errors += [] if names else found["near"]
+                report.errors = [f"{e['where'] or label}: {happened(e)}" for e in found["errors"]]
+                report.errors += [] if names else [*found["near"], NO_SOLVER]
             if names:
                 current = names.pop(0)
                 grade = examine(Solver(place, current, problems, options or {}), problems, partial(tell, current), only)

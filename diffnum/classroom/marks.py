@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffnum.classroom.bench import happened
 from diffnum.classroom.find import Cell
 from diffnum.classroom.grade import CHECKS, check_cells, share_of
 from diffnum.classroom.problems import Problems
@@ -114,7 +115,7 @@ def _run(work: list[Cell], plain: list[tuple[Cell, float]], sandbox: Sandbox) ->
             if changed:
                 yield Mark(0.0, f"it replaces {changed[0]} of the library: leave the library as it is")
             elif error:
-                yield Mark(0.0, f"{said}{error['type']}: {error['text']}")
+                yield Mark(0.0, f"{said}{happened(error)}")
             else:
                 yield Mark(most if value is None else min(most, max(0.0, float(value))), said)
     except Ended as ended:

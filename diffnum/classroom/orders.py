@@ -101,6 +101,8 @@ def order(b: Bench) -> str:
                 f"order {claimed} is claimed and {result.order:.2f} observed ({told(process)}, {grid} grid, "
                 f"{result.steps[-2]} to {result.steps[-1]} steps): {locate(b, process, claimed)}"
             )
+        if (process, grid) == (b.home, "log_snr"):
+            between(b, result)
         low.append(claimed is not None and all(slope > claimed + 0.5 for slope in result.tail[-2:]))
     if claimed is None:
         return f"observed {', '.join(shown)}; nothing is claimed"
@@ -108,6 +110,22 @@ def order(b: Bench) -> str:
         raise Fault(f"order {claimed} is claimed and more observed: {', '.join(shown)}; claim what it has")
     weak = "weak " * b.stochastic
     return f"{weak}order {claimed} is claimed, observed {', '.join(shown)}"
+
+
+def between(b: Bench, result: Convergence) -> None:
+    """Numbers of steps that are not twice another: odd, prime, a multiple of 3, 7... err no more than those that are.
+
+    Raises:
+        Fault: one errs more.
+    """
+    n, problem = result.steps[0], subject(b)
+    for m in (n + 1, n + 17, n + 18):
+        error = _measure(b, problem, b.problems.ladder(problem.process, "log_snr"), (m,)).errors[0]
+        if error > 2 * result.errors[0] and error > 1e-10:
+            raise Fault(
+                f"its error is {result.errors[0]:.2g} with {n} steps and {error:.2g} with {m}, where more steps should "
+                "err less: look at what depends on their number (odd or even, a multiple)"
+            )
 
 
 def locate(b: Bench, process: str, p: int) -> str:

@@ -1,31 +1,116 @@
-"""What was found, for every reader: text, JSON, one self-contained HTML page, and two autograders' formats."""
+"""What was found, and for every reader: text, JSON, one self-contained HTML page, and two autograders' formats.
+
+Torch is not imported here, so a file in which nothing can be graded is refused at once.
+"""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
 from diffnum import __version__
-from diffnum.classroom.grade import Grade, Report, Verdict
 from diffnum.classroom.supervise import unlimited
 
 SCHEMA = 1
-NO_SOLVER = (
-    "no solver was found: a solver is a generator function (problem, u, times, **options), "
-    "at the top level of the file, that yields the state after each step"
-)
 BOUNDARY = "Solvers run in a process of their own with limits. That is no security boundary."
 SIGNS = {"passed": ("+", "green"), "failed": ("x", "red"), "skipped": (".", "yellow"), "unclaimed": ("-", "dim")}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check found.
+
+    Attributes:
+        check: its name in :data:`diffnum.classroom.grade.CHECKS`.
+        status: ``passed``, ``failed``, ``skipped`` (an earlier check failed) or ``unclaimed`` (it does not apply).
+        reason: one sentence with what was measured.
+        points: earned; ``of``: possible, 0 where it does not apply.
+        title: what the check asks.
+        section: where the book explains it, as ``page#section``.
+    """
+
+    check: str
+    status: str
+    reason: str
+    points: float
+    of: float
+    title: str
+    section: str
+
+    @property
+    def see(self) -> str:
+        """The address of that section, within the book."""
+        page, _, section = self.section.partition("#")
+        return f"book/{page}.html#{section}"
+
+
+@dataclass
+class Grade:
+    """What was found about one solver.
+
+    Attributes:
+        solver: its name.
+        verdicts: one for each check that was made.
+        results: titles and :class:`~diffnum.measure.analysis.Convergence`, for plots and tables.
+        seconds: that grading took.
+        output: the end of what it printed.
+    """
+
+    solver: str
+    verdicts: list[Verdict] = field(default_factory=list)
+    results: list[tuple[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    output: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return bool(self.verdicts) and all(v.status in ("passed", "unclaimed") for v in self.verdicts)
+
+    @property
+    def points(self) -> float:
+        """Points earned."""
+        return sum(v.points for v in self.verdicts)
+
+    @property
+    def of(self) -> float:
+        """Points possible."""
+        return sum(v.of for v in self.verdicts)
+
+    @property
+    def faults(self) -> list[Verdict]:
+        """The checks that failed."""
+        return [v for v in self.verdicts if v.status == "failed"]
+
+    @property
+    def reason(self) -> str:
+        """The first fault, or empty."""
+        return self.faults[0].reason if self.faults else ""
+
+
+@dataclass
+class Report:
+    """What was found in one file.
+
+    Attributes:
+        file: its name.
+        grades: one for each solver.
+        errors: what went wrong before any solver ran, in sentences; without a solver the last says why there is none.
+    """
+
+    file: str
+    grades: list[Grade] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a solver, and every one passes."""
+        return bool(self.grades) and all(grade.passed for grade in self.grades)
 
 
 def number(value: float) -> str:
     """Points without needless zeros."""
     return f"{value:.4g}"
-
-
-def faults(report: Report) -> list[str]:
-    """What is wrong with the file itself, in sentences."""
-    return report.errors if report.grades else [*report.errors, NO_SOLVER]
 
 
 # -------------------------------------------------------------------------------------------------------------- text
@@ -36,7 +121,7 @@ def text(report: Report, console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    for sentence in faults(report):
+    for sentence in report.errors:
         console.print(Text.assemble((f"{report.file}: ", "bold"), (sentence, "red" if not report.grades else "yellow")))
     for grade in report.grades:
         verdict = ("PASSED", "bold green") if grade.passed else ("NOT PASSED", "bold red")
@@ -67,7 +152,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "diffnum": __version__,
         "file": report.file,
         "passed": report.passed,
-        "errors": faults(report),
+        "errors": report.errors,
         "unlimited": unlimited(),
         "solvers": [_grade(grade) for grade in report.grades],
     }
@@ -112,7 +197,7 @@ def gradescope(report: Report) -> dict[str, Any]:
         for v in grade.verdicts
     ]
     return {
-        "output": "\n".join([*faults(report), BOUNDARY]),
+        "output": "\n".join([*report.errors, BOUNDARY]),
         "score": sum(grade.points for grade in report.grades),
         "execution_time": round(sum(grade.seconds for grade in report.grades)),
         "tests": tests,
@@ -125,7 +210,7 @@ def prairielearn(report: Report) -> dict[str, Any]:
     return {
         "gradable": bool(report.grades) or not report.errors,
         "score": sum(grade.points for grade in report.grades) / of if of else 0.0,
-        "message": "\n".join(faults(report)),
+        "message": "\n".join(report.errors),
         "output": "\n".join(grade.output[-2000:] for grade in report.grades),
         "tests": [
             {
@@ -184,7 +269,7 @@ def page(title: str, body: str) -> str:
 
 def html(report: Report, book: str = "") -> str:
     """A report as one page with its plots; ``book`` is the address of the book, for links."""
-    parts = [f"<p class='failed'>{escape(sentence)}</p>" for sentence in faults(report)]
+    parts = [f"<p class='failed'>{escape(sentence)}</p>" for sentence in report.errors]
     for grade in report.grades:
         said = "passed" if grade.passed else "not passed"
         parts.append(f"<h2>{escape(grade.solver)}: {said}, {number(grade.points)} of {number(grade.of)} points</h2>")
@@ -208,9 +293,9 @@ def _row(v: Verdict, book: str) -> str:
 
 
 def link(see: str, book: str) -> str:
-    """A link to a section of the book at an address."""
-    place = f"{book.rstrip('/')}/{see}" if book else see
-    return f'<a href="{escape(place)}">see {escape(see)}</a>'
+    """A link to a section of the book at an address; without one its name alone."""
+    said = f"see {escape(see)}"
+    return f'<a href="{escape(book.rstrip("/"))}/{escape(see)}">{said}</a>' if book else said
 
 
 def plot(grade: Grade) -> str:

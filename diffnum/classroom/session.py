@@ -285,6 +285,7 @@ def fault(error: BaseException, labels: list[str]) -> dict[str, str]:
     if isinstance(error, SyntaxError) and error.lineno:
         where = f"line {error.lineno} of {error.filename}"
     text = str(error.msg if isinstance(error, SyntaxError) else error)
+    text = "" if error.args == (None,) else text  # of quit()
     return {"type": type(error).__name__, "text": " ".join(text.split())[:500], "where": where}
 
 

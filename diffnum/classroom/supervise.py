@@ -65,6 +65,7 @@ def confine(folder: Path, limits: dict[str, int]) -> list[str]:
     os.chdir(folder / "work")
     for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"):
         os.environ[name] = str(folder / "home")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "home" / ".cache")  # torch's own file, not the solver's
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if LINUX else 0
     memory = pages * resource.getpagesize() + limits["memory"]  # on top of what the library's own code maps
     for kind, value in (

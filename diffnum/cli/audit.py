@@ -93,7 +93,9 @@ def audit(
             table.add_row("\n".join(lines), *numbers)
         console.print(table, markup=False)
     written = [str(path) for path in (data, page) if path is not None]
-    print(f"{len(found)} samplers measured" + (f" -> {' and '.join(written)}" if written else ""))
+    measured = sum(any(error is not None for error in row["errors"]) for row in found)
+    rest = f", {len(found) - measured} not" if measured < len(found) else ""
+    print(f"{measured} samplers measured{rest}" + (f" -> {' and '.join(written)}" if written else ""))
     for line in failed:
         complain(line)
     if failed:

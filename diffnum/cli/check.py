@@ -6,8 +6,12 @@ from typing import Any
 
 import typer
 
+from diffnum.arguments import choose
+from diffnum.classroom import report as reports
+from diffnum.classroom.find import cells, hopeless
+from diffnum.classroom.report import Report
 from diffnum.cli.common import app, explained, read_value, whole, writable
-from diffnum.files import place
+from diffnum.files import place, write
 
 
 @app.command()
@@ -62,6 +66,12 @@ def check(
     if html is not None:
         writable(html, ".html", option="--html")
 
+    if solution is not None and name is None:
+        raise ValueError("--solution needs the NAME of the solver, the same in both files")
+    choose("format", style, ("diffnum", "gradescope", "prairielearn"))
+    if out is None and (wrong := hopeless(cells(file))) is not None:  # told before torch is imported
+        raise typer.Exit(0 if _tell(Report(file.name, [], wrong), json, html, style, book) else 1)
+
     from rich.console import Console
 
     from diffnum.classroom.bench import solution as claims_of
@@ -69,36 +79,28 @@ def check(
     from diffnum.classroom.problems import read
     from diffnum.classroom.sandbox import Limits
     from diffnum.classroom.supervise import unlimited
-    from diffnum.named import choose
 
-    choose("format", style, ("diffnum", "gradescope", "prairielearn"))
     limits, chosen, errors = Limits(seconds=seconds, memory=memory << 20), read(problems), Console(stderr=True)
     for missing in unlimited():
         errors.print(f"diffnum: not limited on this system: {missing}", markup=False)
-    if solution is not None:
-        if name is None:
-            raise ValueError("--solution needs the NAME of the solver, the same in both files")
+    if solution is not None and name is not None:
         chosen = chosen.of(solution, name)
     claims_of(chosen)
     points_of(chosen)
     if out is not None:
         passed = _folder(file, writable(out, ".csv"), chosen, name, limits, given, jobs, errors, book)
     else:
-        passed = _file(file, name, chosen, limits, given, errors, json, html, style, book)
+        passed = _tell(_file(file, name, chosen, limits, given, errors), json, html, style, book)
     raise typer.Exit(0 if passed else 1)
 
 
 def _file(
-    file: Path, name: str | None, problems: Any, limits: Any, options: dict[str, Any], errors: Any,
-    json: Path | None, html: Path | None, style: str, book: str,
-) -> bool:  # fmt: skip
-    from rich.console import Console
+    file: Path, name: str | None, problems: Any, limits: Any, options: dict[str, Any], errors: Any
+) -> Report:  # fmt: skip
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from diffnum.classroom import report as reports
     from diffnum.classroom.grade import CHECKS, check_file
     from diffnum.classroom.sandbox import Sandbox
-    from diffnum.files import write
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[title]}"), TimeElapsedColumn())
     order = [check.title for check in CHECKS.values()]
@@ -111,7 +113,12 @@ def _file(
         def tell(solver: str, title: str) -> None:
             bar.update(task, description=solver, completed=order.index(title), title=title)
 
-        report = check_file(file, name, problems, sandbox=box, options=options, tell=tell)
+        return check_file(file, name, problems, sandbox=box, options=options, tell=tell)
+
+
+def _tell(report: Report, json: Path | None, html: Path | None, style: str, book: str) -> bool:
+    from rich.console import Console
+
     if json is not None and str(json) != "-":
         write(json, lambda file: file.write(reports.dumps(report, style).encode()))
     if html is not None:

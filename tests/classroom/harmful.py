@@ -27,6 +27,11 @@ def inside(statement: str) -> str:
     return HEAD.replace("{}", statement)
 
 
+def before(statement: str) -> str:
+    """A statement, and a solver below it: without one nothing would be run."""
+    return f"{statement}\n{inside('pass')}"
+
+
 HARMFUL = {
     "loops for ever": (inside("while True: pass"), "did not finish"),
     "sleeps for ever": (inside("time.sleep(1000)"), "did not finish"),
@@ -79,17 +84,23 @@ HARMFUL = {
     "indentation": ("def solver(problem, u, times):\nyield u\n", "IndentationError"),
     "is empty": ("", "no solver was found"),
     "has none": ("x = 1\n", "no solver was found"),
-    "raises when run": ("1 / 0\n", "ZeroDivisionError"),
-    "exits when run": ("import os\nos._exit(0)\n", "ended itself"),
-    "loops when run": ("while True: pass\n", "did not finish"),
-    "leaves Python when run": ("import sys\nsys.exit(0)\n", "SystemExit"),
-    "forks when run": ("import os\nwhile True: os.fork()\n", "os.fork|process"),
-    "prints when run": ("while True: print('z' * 10000)\n", "File too large|prints"),
-    "allocates when run": ("x = bytearray(1 << 40)\n", "MemoryError|memory"),
+    "raises when run": (before("1 / 0"), "ZeroDivisionError"),
+    "exits when run": (before("import os\nos._exit(0)"), "ended itself"),
+    "loops when run": (before("while True: pass"), "did not finish"),
+    "leaves Python when run": (before("import sys\nsys.exit()"), r"ends Python .*SystemExit$"),
+    "quits when run": (before("quit()"), r"ends Python .*SystemExit$"),
+    "forks when run": (before("import os\nwhile True: os.fork()"), "os.fork|process"),
+    "prints when run": (before("while True: print('z' * 10000)"), "File too large|prints"),
+    "allocates when run": (before("x = bytearray(1 << 40)"), "MemoryError|memory"),
+    "holds what raises when it is looked at": (
+        "class Odd:\n    def __call__(self): pass\n    def __getattr__(self, name): raise SystemExit\nodd = Odd()\n"
+        "def solver(problem, u, times):\n    pass\n",
+        "yield",
+    ),
     "yields nonsense": (inside("yield 'state'"), "str"),
     "yields numpy": (inside("yield u.numpy()"), "ndarray"),
     "needs an argument more": ("def solver(problem, u, times, gamma):\n    yield u\n", "no solver was found|gamma"),
-    "takes too few": ("def solver(problem, u):\n    yield u\n", "no solver was found|argument"),
+    "takes too few": ("def solver(problem, u):\n    yield u\n", "no solver was found|takes 2 parameters"),
     "returns nothing": ("def solver(problem, u, times):\n    pass\n", "yield"),
     "is a stub": ("def solver(problem, u, times):\n    raise NotImplementedError\n", "stub"),
     "is no text": ("\0\1\2", "null bytes|SyntaxError|ValueError"),

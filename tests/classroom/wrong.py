@@ -785,3 +785,71 @@ def thresholded(problem, u, times):
         x0 = x0.clamp(-most, most)
         u = alpha_s * x0 + sigma_s * (u - alpha * x0) / sigma
         yield u
+
+
+# order: with an odd number of steps the second weight is dropped
+@claims(reaches_zero=lambda n: n > 1)
+def odd_without_history(problem, u, times):
+    yield from multistep(problem, u, times, weights=(3 / 2, -1 / 2) if len(times) % 2 else (1, 0))
+
+
+# rows: the history has room for eight rows
+@claims(reaches_zero=lambda n: n > 1)
+def history_of_eight_rows(problem, u, times):
+    old = None
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        if old is None:
+            bar = (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2
+        else:
+            bar = torch.cat([combine((3 / 2, -1 / 2), (e[:8], old)), e[8:]])
+        u, old = transfer(problem, u, bar, t, s), e[:8]
+        yield u
+
+
+# limit: the predicted noise is bounded where standard normal draws do not reach
+@claims(order=1, nfe=lambda n: n)
+def bounded_noise(problem, u, times):
+    for t, s in pairwise(times):
+        u = transfer(problem, u, problem.eps(u, t).clamp(-4, 4), t, s)
+        yield u
+
+
+# limit: so are the draws of a stochastic step
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def bounded_draws(problem, u, times, noise):
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 1.0)
+        u = u + (s - t) * drift + (t - s) ** 0.5 * float(problem.process.G(t)) * noise(u).clamp(-3, 3)
+        yield u
+
+
+# precision: times are rounded to four digits, where a millionth moves nothing
+@claims(order=1, nfe=lambda n: n)
+def four_digits(problem, u, times):
+    for t, s in pairwise(round(t, 4) for t in times):
+        u = transfer(problem, u, problem.eps(u, t), t, s)
+        yield u
+
+
+# repeatable: a generator of its own, seeded anew in every run, in place of the argument
+@dn.method(weak_order=1, nfe=lambda n: n, paper="wrong on purpose", kind="sde")
+def own_generator(problem, u, times, noise):
+    generator = torch.Generator().manual_seed(0)
+    for t, s in pairwise(times):
+        drift = problem.drift(u, problem.eps(u, t), t, 1.0)
+        z = torch.randn(u.shape, generator=generator, dtype=u.dtype)
+        u = u + (s - t) * drift + (t - s) ** 0.5 * float(problem.process.G(t)) * z
+        yield u
+
+
+SEEN = {}
+
+
+# repeatable: evaluations are kept by a few digits of the state
+@claims(order=1, nfe=lambda n: n)
+def kept_by_digits(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        u = transfer(problem, u, SEEN.setdefault((round(u.sum().item(), 3), u.shape, t), e), t, s)
+        yield u

@@ -22,6 +22,7 @@ from diffnum.noise import Seeded
 from diffnum.problem import Problem
 from diffnum.processes import VE
 
+STATES = (16, 4)
 STEPS = (10, 20, 40, 80, 160, 320, 640, 1280)
 #: The largest share of the squared error of DDIM that one of the 16 start states may carry. A state near the border
 #: between the modes turns sharply: with one that carries half of it, 320 steps of Euler's method show 0.88 and not 1.
@@ -67,7 +68,7 @@ class Bench:
         weights, means = (0.46, 0.54), ((0.36, -0.48, 0.2, 0.01), (-0.16, 0.29, -0.47, 0.45))
         self.exact = GaussianMixture(weights, means, stds=((0.29, 0.17, 0.1, 0.13), (0.23, 0.22, 0.26, 0.24)))
         self.mean = torch.tensor(weights, dtype=torch.float64) @ torch.tensor(means, dtype=torch.float64)
-        self.z = Seeded(1).normal((16, 4))  # with no state near the border of the modes: see STARTS
+        self.z = Seeded(1).normal(STATES)  # with no state near the border of the modes: see STARTS
         self.evaluations, self.inside = 0, 0.0
         self._truth: dict[tuple[float, float], Tensor] = {}
 
@@ -178,6 +179,7 @@ def measure(bench: Bench, library: str, version: str, sampler: Sampler, steps: S
             with torch.no_grad():
                 run = sampler.run(bench, n)
             spent = time.perf_counter() - started
+            _accept(run.y)
             error: float | None = bench.error(run)
             if not isfinite(error):  # type: ignore[arg-type]
                 error = None
@@ -185,9 +187,10 @@ def measure(bench: Bench, library: str, version: str, sampler: Sampler, steps: S
             seen.append(run)
             if row.microseconds is None or n <= 80:
                 row.microseconds = (spent - bench.inside) / max(bench.evaluations, 1) * 1e6
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             error = None
-            said = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0][:90]}"
+            text = "" if problem.args == (None,) else str(problem).partition("\n")[0][:90]  # of quit()
+            said = f"{type(problem).__name__}{': ' + text if text else ''}"
             failed.setdefault(said, []).append(n)
         row.steps.append(n)
         row.errors.append(error)
@@ -196,6 +199,19 @@ def measure(bench: Bench, library: str, version: str, sampler: Sampler, steps: S
         row.start, row.end = seen[-1].start, seen[-1].end
     row.remarks += remarks(row, seen, failed)
     return row
+
+
+def _accept(y: Any) -> None:
+    """Refuse what is no end state, before it is taken for one: a broadcast or a cast would make a number of it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"it returned {'None' if y is None else f'a {type(y).__name__}'}, and not a tensor")
+    if tuple(y.shape) != STATES or not y.is_floating_point():
+        kind = str(y.dtype).removeprefix("torch.")
+        raise TypeError(f"it returned a {kind} tensor of shape {tuple(y.shape)}, and the states have {STATES}")
 
 
 def remarks(row: Row, seen: Sequence[Run], failed: dict[str, list[int]]) -> list[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from diffnum.classroom.find import cells, hopeless
 from diffnum.errors import DiffnumError
 from diffnum.interop.audit.environment import ready
 
 LIBRARIES = ("diffusers", "k-diffusion", "azula", "diffnum")
+NONE = "has no sampler: a function (problem, u, times) that yields states, or (model, x, sigmas)"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -35,19 +37,26 @@ def rows(
     Raises:
         DiffnumError: the library cannot be had, or its samplers cannot be listed, or none has that name.
     """
+    if library.endswith(".py") and (wrong := hopeless(cells(Path(library)))) is not None:
+        raise DiffnumError("; ".join([f"{library} {NONE}", *wrong[:-1]]))
     path = [str(folder) for folder in (ready(library, into) if library in LIBRARIES[:3] else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "diffnum.interop.audit.worker", library, "--solver", solver]
     command += ["--steps", ",".join(map(str, steps))] if steps else []
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    total, done = 0, 0
+    total, done, ended = 0, 0, False
     with subprocess.Popen(command, env=environment, text=True, **streams) as process:
         try:
             errors: list[str] = []
-            Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True).start()
+            reader = Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
+            reader.start()
             for line in process.stdout or ():
                 message = json.loads(line)
-                if "of" in message:
+                if "error" in message:
+                    raise DiffnumError(message["error"])
+                if "ended" in message:
+                    ended = True
+                elif "of" in message:
                     total = message["of"]
                     if not total:
                         there = ", ".join(message["there"])
@@ -57,10 +66,12 @@ def rows(
                 else:
                     done += 1
                     yield message
-            if process.wait():
+            if process.wait() or not ended:
+                reader.join(5)
                 said = [line.strip() for line in errors if line.strip()]
                 where = f" after {done} of {total} samplers" if total else ""
-                raise DiffnumError(f"the audit of {library} stopped{where}: {said[-1] if said else 'no message'}")
+                why = said[-1] if said else f"its process ended itself with status {process.returncode}"
+                raise DiffnumError(f"the audit of {library} stopped{where}: {why}")
         finally:
             if process.poll() is None:
                 process.terminate()

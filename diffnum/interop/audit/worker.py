@@ -1,6 +1,7 @@
 """Measures the samplers of one library in a process of its own: ``python -m diffnum.interop.audit.worker LIBRARY``.
 
-Each line of its output is a JSON object: ``{"of": n}`` first, ``{"begin": name}`` before a sampler, then its row.
+Each line of its output is a JSON object: ``{"of": n}`` first, ``{"begin": name}`` before a sampler, then its row;
+``{"ended": true}`` at last, or ``{"error": sentence}`` where samplers cannot be listed.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from diffnum.errors import DiffnumError
 from diffnum.interop.audit.bench import Bench, measure
 
 
@@ -24,12 +26,21 @@ def tell(what: dict[str, Any]) -> None:
 
 def main() -> None:
     """The process."""
+    sys.stdout = sys.stderr  # whatever a library prints is not a row
+    try:
+        work()
+        tell({"ended": True})
+    except DiffnumError as error:
+        tell({"error": str(error)})
+
+
+def work() -> None:
+    """Lists the samplers and measures them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("library")
     parser.add_argument("--solver", default="")
     parser.add_argument("--steps", default="")
     given = parser.parse_args()
-    sys.stdout = sys.stderr  # whatever a library prints is not a row
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     steps = [int(n) for n in given.steps.split(",")] if given.steps else None
