@@ -193,12 +193,17 @@ def _one_sentence(shell: Any, kind: type, error: BaseException, trace: Any, tb_o
         ours = globals_.get("__name__", "").startswith("diffnum") and last.startswith("raise ")
         trace = trace.tb_next
     said = " ".join(str(error.args[0] if isinstance(error, KeyError) and ours else error).split()) or "no message"
-    text = f"STOPPED in line {number} of this cell, `{line}`: {kind.__name__}: {said.rstrip('.')}."
+    text = f"STOPPED in line {number} of this cell, `{line}`: {kind.__name__}: {_ended(said)}"
     if not ours:
-        text += f" {next(hint for family, hint in _HINTS.items() if issubclass(kind, family))}."
+        text += f" {_ended(next(hint for family, hint in _HINTS.items() if issubclass(kind, family)))}"
     text += " (%tb shows the whole traceback.)"
     shell._showtraceback(kind, error, [text])
     return [text]
+
+
+def _ended(sentence: str) -> str:
+    """With a full stop, if it has no end of its own."""
+    return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 
 def _shell() -> Any:

@@ -257,7 +257,8 @@ class Problem(Frozen):
         if expected is not None and event != tuple(expected):
             needed = self.process.state_shape((0, *expected), data=True)[1:]
             raise ValueError(
-                f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, needed))})"
+                f"u has shape {tuple(u.shape)}; this denoiser needs (batch, {', '.join(map(str, needed))}): draw u "
+                f"with problem.prior({(len(u), *expected)})"
             )
         if not u.numel():
             raise ValueError(f"u has shape {tuple(u.shape)}: there is no sample in it")

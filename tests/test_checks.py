@@ -121,3 +121,13 @@ def test_the_planted_bug_of_the_book(vp):
     truth = analysis.reference(vp.problem, vp.u, rung(1))
     wrong, ddim = (dn.solve(vp.problem, s, vp.u, rung(1280)).u - truth for s in (bug, "ddim"))
     assert analysis.rms(wrong + ddim) < 0.05 * analysis.rms(ddim)
+
+
+def test_a_few_starts_that_hide_the_order_are_told():
+    """An rms error is that of the worst start; where the median shows the order, the message says so."""
+    steps, others = (10, 20, 40), [(10 / n) ** 2 for n in (10, 20, 40)]
+    by_start = torch.tensor([[e, e, e, 100 * (10 / n) ** 3] for e, n in zip(others, steps, strict=True)])
+    errors = tuple(by_start.square().mean(1).sqrt().tolist())
+    curve = analysis.Convergence("heun", steps, (20, 40, 80), errors, by_start, 2)
+    assert "the median start shows 2.00, 2.00" in checks.assert_catches(lambda: checks.assert_order(curve))
+    assert "median" not in checks.assert_catches(lambda: checks.assert_order(curve, 4))

@@ -59,6 +59,19 @@ def test_a_chapter_opens_with_what_it_needs_and_ends_with_questions(name):
     assert len(re.findall(r"^- ", recap[1], re.M)) == 5 and len(re.findall(r"^\d\. ", recap[2], re.M)) == 2
 
 
+def test_a_number_of_a_chapter_is_that_of_the_table_of_contents():
+    """In references and in the map, which knows every chapter."""
+    pages = {p.stem: p.read_text("utf-8") for p in (ROOT / "book").glob("*.md")}
+    labels = {label: name for name, text in pages.items() for label in re.findall(r"^\(([\w-]+)\)=$", text, re.M)}
+    number = {name: i + 1 for i, name in enumerate(n for n in chapters() if not n.startswith("need_"))}
+    said = re.findall(r"\{ref\}`(?:chapter )?(\d+) <([\w-]+)>`", "\n".join(pages.values()))
+    said += re.findall(r"(\d+) \{ref\}`[^<`]+<([\w-]+)>`", pages["map"])
+    assert [(n, label) for n, label in said if int(n) != number[labels[label]]] == []
+    assert {labels[label] for _, label in said} == set(number)
+    drawn = re.findall(r'href="(\w+)\.html".*?>(\d+) ', pages["map"])
+    assert {name: int(n) for name, n in drawn} == number | {"need_noise": 0}
+
+
 def test_times_follow_from_the_sources(monkeypatch):
     """A page, its lab and its exercises are counted; a formula, a cell and a dot more are minutes more."""
     monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))

@@ -83,7 +83,7 @@ def test_an_expected_failure_is_still_one(shell, capsys):
         ),
         ("dn.VP(beta_min=-1)", "STOPPED in line 1 of this cell, `dn.VP(beta_min=-1)`: ValueError"),
         ("def f():\n    return missing\n\nf()", "line 2 of this cell, `return missing`: NameError"),
-        ("dn.solve(problem, 'Heun', u, [1, 0.5])", "did you mean heun, edm_heun, edm_churn?. (%tb"),
+        ("dn.solve(problem, 'Heun', u, [1, 0.5])", "did you mean heun, edm_heun, edm_churn? (%tb"),
         ("dn.solve(problem, 'S-PNDM', u, [1, 0.5])", "did you mean s_pndm, "),
         ("dn.solve(problem, 'heun', u, [1, 0.5], order=2)", "heun has no option 'order'; it has none. (%tb"),
         ("dn.VP(beta=3)", "unexpected keyword argument 'beta'. `help(...)` of the function lists what it takes. (%tb"),

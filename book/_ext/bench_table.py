@@ -52,7 +52,7 @@ class Machine(Measured):
         about, bench, run = result["machine"], result["overhead"], result["throughput"]
         low, high = bench["lerp_quartiles_us"]
         worst = max(bench["solvers"].values(), key=lambda row: row["ratio"])["ratio"]
-        broken = "; ".join(result["broken"]) or "none"
+        broken = f"{len(result['broken'])}, listed on the page :ref:`slower`" if result["broken"] else "none"
         pairs = ", ".join(f"{ratio:.2f}" for ratio in bench["phase_space"].values())
         return [
             f"Machine: {about['cpu']}, {about['cores']} cores, {about['threads']} thread used, torch {about['torch']}, "
@@ -148,7 +148,9 @@ def rest(result):
         ]
     pairs = ", ".join(f"{ratio:.2f}" for ratio in result["overhead"]["phase_space"].values())
     lines += [f"- A number of the state costs ``gddim`` on CLD {pairs} times what it costs on VP, for orders 1 to 4."]
-    return [*lines, f"- Limits that did not hold in the last run: {'; '.join(result['broken']) or 'none'}."]
+    broken = result["broken"]
+    held = [f"- Limits that did not hold in the last run: {len(broken) or 'none'}{':' if broken else '.'}", ""]
+    return [*lines, *held, *(f"  - {limit}" for limit in broken)]
 
 
 def missing(result):

@@ -21,7 +21,7 @@ class Verdict:
     """What one check found.
 
     Attributes:
-        check: its name in :data:`diffnum.classroom.grade.CHECKS`.
+        check: its name in ``diffnum.classroom.grade.CHECKS``.
         status: ``passed``, ``failed``, ``skipped`` (an earlier check failed) or ``unclaimed`` (it does not apply).
         reason: one sentence with what was measured.
         points: earned; ``of``: possible, 0 where it does not apply.

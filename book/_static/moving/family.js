@@ -7,7 +7,7 @@ moving.figure("family", (data, kit) => {
   const draw = () => {
     const paths = data.paths[lambda.value];
     plot = kit.plot(kit.stage, plot && plot.svg, {
-      x: { from: data.log_snr[0], to: data.log_snr[data.log_snr.length - 1], ticks: [-8, -4, 0, 4, 8], label: "log-SNR (sampling runs to the right)" },
+      x: { from: data.log_snr[0], to: data.log_snr[data.log_snr.length - 1] + 0.3, ticks: [-8, -4, 0, 4, 8], label: "log-SNR (sampling runs to the right)" },
       y: { from: -3.4, to: 3.4, ticks: [-3, -1.2, 0, 0.8, 3], label: "x" },
     });
     paths.forEach((path, i) => {

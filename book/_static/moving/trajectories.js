@@ -7,7 +7,7 @@ moving.figure("trajectories", (data, kit) => {
   const draw = () => {
     const run = data.runs[`${solver.value} ${grid.value} ${steps.value}`];
     plot = kit.plot(kit.stage, plot && plot.svg, {
-      x: { from: -3, to: 3, ticks: [-2, 0, 2], label: "x₁" }, y: { from: -2.4, to: 2.4, ticks: [-2, 0, 2], label: "x₂" },
+      x: { from: -3, to: 3, ticks: [-2, 0, 2], label: "x₁" }, y: { from: -2.8, to: 2.8, ticks: [-2, 0, 2], label: "x₂" },
       height: 0.72,
     });
     for (const mean of data.blobs.means) plot.disc(mean, 2 * data.blobs.std);
