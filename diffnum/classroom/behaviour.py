@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffnum.classroom.bench import Bad, Bench, Fault, Raised, Unclaimed, apart, largest, plural
-from diffnum.classroom.problems import IMAGE
+from diffnum.classroom.problems import IMAGE, LADDER
 from diffnum.noise import Seeded
 
 ROUNDING = 1e-10  # what rounding may change between two ways to compute one state, on the scale of the state
@@ -282,7 +282,7 @@ def evaluations(b: Bench) -> str:
     """The evaluations, counted at the denoiser, are as many as claimed."""
     problem, counts = b.problem(), {}
     u = b.starts(problem, 2)
-    for n in COUNTS:
+    for n in (*COUNTS, *(() if b.counted else LADDER)):  # those on which the order is measured, too
         times = times_of(b, n)
         b.run(problem, u, times)
         counts[n] = b.solver.last["asked"]
@@ -297,9 +297,9 @@ def evaluations(b: Bench) -> str:
                 f"and {claimed} are claimed: change one of the two"
             )
         if passed != counts[n]:
-            raise Fault(
-                f"{counts[n]} evaluations in {n} steps, of which problem.nfe counted {passed}: go through `problem`"
-            )
+            library_as_it_was(b)
+            asked = f"{plural(counts[n], 'evaluation')} in {plural(n, 'step')}"
+            raise Fault(f"{asked}, of which problem.nfe counted {passed}: go through `problem`")
     told = ", ".join(f"{count} for {n}" for n, count in list(counts.items())[:5])
     if claimed is None:
         raise Unclaimed(f"counted, not claimed: {told} steps")
@@ -330,13 +330,22 @@ def steps(b: Bench) -> str:
     )
 
 
+def library_as_it_was(b: Bench) -> None:
+    """Nothing in the library was replaced.
+
+    Raises:
+        Fault: something was.
+    """
+    changed = b.solver.place.ask({"do": "changed"})[0]["changed"]
+    if changed:
+        raise Fault(f"it replaces {changed[0]} of the library: leave the library as it is, it is not what judges")
+
+
 def clean(b: Bench) -> str:
     """It leaves no file and changes nothing in the library, and the sandbox had to refuse nothing."""
     if b.solver.refused:
         raise Fault(f"the sandbox refused {b.solver.refused[0]}: a solver only computes")
-    changed = b.solver.place.ask({"do": "changed"})[0]["changed"]
-    if changed:
-        raise Fault(f"it replaces {changed[0]} of the library: leave the library as it is, it is not what judges")
+    library_as_it_was(b)
     if b.solver.touched:
         raise Fault(f"a run changes {b.solver.touched[0]}: a solver leaves everything around it as it was")
     left = [name for name in b.solver.place.leftovers() if name not in b.before]

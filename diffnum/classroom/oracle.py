@@ -5,6 +5,7 @@ Derivatives are asked for, too, so a solver may use ``torch.func.jvp`` or autogr
 """
 
 import inspect
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -13,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import diffnum.measure
+import diffnum.solvers
 from diffnum.classroom.messages import Message
 
 Level = Tensor | float
+MEASURE, SOLVERS = (module.__path__[0] + os.sep for module in (diffnum.measure, diffnum.solvers))
 
 
 class Oracle:
@@ -92,9 +96,9 @@ def library_part() -> str:
     """Which of the library's own solvers or instruments is asking, if one is: the outermost one on the stack."""
     frame, found = sys._getframe(1), ""
     while frame is not None and frame.f_globals.get("__name__") != "diffnum.classroom.session":
-        home = frame.f_globals.get("__name__", "")
+        home = frame.f_code.co_filename  # and not the name of its module, which a copy of a function can change
         generator = frame.f_code.co_flags & inspect.CO_GENERATOR
-        if home.startswith("diffnum.measure.") or (home.startswith("diffnum.solvers.") and generator):
+        if home.startswith(MEASURE) or (home.startswith(SOLVERS) and generator):
             found = frame.f_code.co_name.lstrip("_")
         frame = frame.f_back  # type: ignore[assignment]
     return found

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 
 from diffnum.classroom.bench import Bench, Fault, Unclaimed
-from diffnum.classroom.problems import GRIDS
+from diffnum.classroom.problems import GRIDS, LADDER
 from diffnum.measure.analysis import Convergence, convergence, local_slopes, reference, rms, weak_convergence
 from diffnum.problem import Problem
 from diffnum.solvers import registry
 
-LADDER = (80, 160, 320)  # the tail that is judged; it goes on to FINEST where slopes have not settled
 FINEST = 1280
 
 

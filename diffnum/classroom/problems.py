@@ -46,6 +46,7 @@ IMAGE = (3, 4, 6)  # an event with three axes of different length
 FAMILIES = {"isotropic": ("vp", "ve", "cosine", "table"), "phase_space": ("psld", "cld"), "blurring": ("blurring",)}
 GRIDS = ("log_snr", "uniform", "quadratic", "sigma")  # smooth under refinement
 _SPECS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+LADDER = (80, 160, 320)  # steps on which orders are judged; it goes on where slopes have not settled
 OTHERS = ("karras", "from_table", "irregular")
 
 

@@ -277,14 +277,13 @@ class Process:
         causes = {
             "processes": f"it started other processes, and {limits.processes} are allowed",
             "folder": f"it wrote more than {limits.folder >> 20} MB into files",
+            "stopped": "it closed the connection to the grader, or wrote into it",
         }
         if why in causes:
             return causes[why]
         if status < 0:
             return f"its process was ended by the signal {signal.Signals(-status).name}"
-        return (
-            f"its process ended itself with status {status} in the middle of the work (os._exit, or a closed channel)"
-        )
+        return f"its process ended itself with status {status} in the middle of the work (os._exit)"
 
     def said(self) -> str:
         """What it has printed since this was asked last."""

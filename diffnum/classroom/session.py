@@ -95,6 +95,13 @@ class Session:
             "errors": errors,
         }
 
+    def _labels(self) -> list[str]:
+        """What the student's own code is called in a traceback."""
+        given = (inspect.unwrap(function) for function in self.given.values())
+        return [cell["label"] for cell in self._cells] + [
+            f.__code__.co_filename for f in given if inspect.isfunction(f)
+        ]
+
     def execute(self, text: str, label: str) -> dict[str, Any]:
         """Run a test cell in the student's names; its value is that of its last line, where that is a number."""
         error = self._execute(text, label)
@@ -113,7 +120,7 @@ class Session:
             exec(compile(lines, label, "exec", dont_inherit=True), self.namespace)
             self.namespace["_value"] = last and eval(compile(last, label, "eval", dont_inherit=True), self.namespace)
         except BaseException as error:
-            return fault(error, [cell["label"] for cell in self._cells] + [label])
+            return fault(error, [*self._labels(), label])
         return None
 
     def choose(self, name: str) -> dict[str, Any]:
@@ -152,7 +159,7 @@ class Session:
             }
             return {"claims": {k: v if v is None else type(v)(v) for k, v in claims.items()}}
         except BaseException as error:
-            return {"error": fault(error, [cell["label"] for cell in self._cells])}
+            return {"error": fault(error, self._labels())}
 
     def run(
         self,
@@ -207,7 +214,7 @@ class Session:
                     else:
                         states[-1], copies[-1] = state, state.clone()
         except BaseException as error:
-            report["error"] = fault(error, [cell["label"] for cell in self._cells])
+            report["error"] = fault(error, self._labels())
         touched = [name for name, value in ambient().items() if not same(value, before[name])]
         report |= {"nfe": problem.nfe, "library": dict(seen), "touched": touched}
         if not copies:
@@ -280,7 +287,8 @@ def fault(error: BaseException, labels: list[str]) -> dict[str, str]:
     where, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename in labels:
-            where = f"line {trace.tb_lineno} of {trace.tb_frame.f_code.co_filename}"
+            place = trace.tb_frame.f_code.co_filename
+            where = f"line {trace.tb_lineno} of {'the cell' if 'ipykernel' in place else place}"
         trace = trace.tb_next
     if isinstance(error, SyntaxError) and error.lineno:
         where = f"line {error.lineno} of {error.filename}"

@@ -216,7 +216,8 @@ def watch(pid: int, control: socket.socket, folder: Path, limits: dict[str, int]
     while not ended(pid):
         if select.select([control], [], [], PAUSE)[0]:
             control.recv(1)
-            return "stopped"
+            time.sleep(3 * PAUSE)  # one that goes by itself is gone by then
+            return "" if ended(pid) else "stopped"
         looks += 1
         if len(known(os.getpid())) > 1 + limits["processes"]:
             return "processes"

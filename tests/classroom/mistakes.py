@@ -30,7 +30,7 @@ MISTAKES = {
     "a03_adams": {
         "weights of equal steps": ("r = h / h_old", "r = 1", "rough", "from the actual times"),
         "the value at the end, not the mean": (
-            "(1 + r / 2) * e - r / 2 * old", "(1 + r) * e - r * old", "order", "does not tend to 0",
+            "(1 + r / 2) * e - r / 2 * old", "(1 + r) * e - r * old", "order", r"every step errs like h\^2",
         ),
         "weights that do not sum to one": ("- r / 2 * old", "+ r / 2 * old", "order", "converges to something else"),
     },

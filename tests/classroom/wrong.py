@@ -1,6 +1,7 @@
 """Wrong solvers, one fault each: a comment above each names the check that must fail on it."""
 
 import random
+import types
 from itertools import pairwise
 
 import torch
@@ -853,3 +854,30 @@ def kept_by_digits(problem, u, times):
         e = problem.eps(u, t)
         u = transfer(problem, u, SEEN.setdefault((round(u.sum().item(), 3), u.shape, t), e), t, s)
         yield u
+
+
+# evaluations: a second stage where the order is measured, and not where evaluations are few
+@claims(nfe=lambda n: n, reaches_zero=lambda n: False)
+def dear_with_many(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        bar = (e + problem.eps(transfer(problem, u, e, t, s), s)) / 2 if len(times) > 50 else e
+        u = transfer(problem, u, bar, t, s)
+        yield u
+
+
+# evaluations: derivatives at other states, which nobody asked the prediction for
+@claims(order=1, nfe=lambda n: n)
+def by_free_derivatives(problem, u, times):
+    for t, s in pairwise(times):
+        e = problem.eps(u, t)
+        problem.denoiser.question("eps", 1.1 * u, 0.7, "jvp", u)
+        u = transfer(problem, u, e, t, s)
+        yield u
+
+
+# own: a copy of the library's function, in a module of another name
+@claims(order=1, nfe=lambda n: n)
+def transplanted(problem, u, times):
+    made = registry["ddim"].__wrapped__
+    yield from types.FunctionType(made.__code__, {**made.__globals__, "__name__": "mine"})(problem, u, times)
