@@ -10,6 +10,8 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
+from diffnum.claims.foundations.network import in_libraries
+
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "few.json"
 
 
@@ -53,11 +55,6 @@ class Errors(Measured):
         return listed(rows, "30 " + " ".join(["9"] * len(budgets)))
 
 
-def known_elsewhere(name):
-    """Whether other libraries have the method: a star, or a row of their own code."""
-    return name.endswith("*") or name.startswith(("k-diffusion", "azula"))
-
-
 class Best(Measured):
     """For every problem, grid and budget: the best of ours over the best of all libraries."""
 
@@ -73,7 +70,7 @@ class Best(Measured):
                     if not errors:
                         cells.append("—")
                         continue
-                    theirs = min(e for n, e in errors.items() if known_elsewhere(n))
+                    theirs = min(e for n, e in errors.items() if in_libraries(n))
                     ours = min(e for n, e in errors.items() if not n.startswith(("k-diffusion", "azula")))
                     cells.append(f"{ours / theirs:.2f}")
                 rows.append([f"{problem}, {grid}", *cells])

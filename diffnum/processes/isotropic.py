@@ -42,8 +42,8 @@ class Isotropic(Diagonal):
         """Integral of F from ``frm`` to ``to``."""
         raise NotImplementedError
 
-    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
-        """alpha(to) (rho(to) - rho(frm)) without cancellation."""
+    def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha(to) / alpha(frm), and alpha(to) (rho(to) - rho(frm)) without cancellation."""
         raise NotImplementedError
 
     @inverse
@@ -99,11 +99,10 @@ class Isotropic(Diagonal):
     def steps(self, frm: Sequence[float], to: Sequence[float]) -> list[tuple[float, float]]:
         """:meth:`step` for many pairs of times at once."""
         frm, to = tuple(frm), tuple(to)
-        return kept.get((self, "steps", frm, to), lambda: self._factors(*map(self.at, (to, frm))))
+        return kept.get((self, "steps", frm, to), lambda: self._factors(*self.at((to, frm))))
 
     def _factors(self, to: Tensor, frm: Tensor) -> list[tuple[float, float]]:
-        psi, c = self._log_change(to, frm).exp(), self._noise_factor(to, frm)
-        return list(zip(psi.tolist(), c.tolist(), strict=True))
+        return list(zip(*(factor.tolist() for factor in self._step(to, frm)), strict=True))
 
     def singular(self, t: float) -> bool:
         """Whether there is no noise at time t."""
@@ -141,8 +140,8 @@ class Isotropic(Diagonal):
 
     def _log_q(self, to: Tensor, frm: Tensor) -> Tensor:
         """log(1 + (rho(to) - rho(frm))/rho(frm)), with a difference that is right for small steps."""
-        psi, sigma_frm = self._log_change(to, frm).exp(), self._signal(frm)[1]
-        return _matrix(torch.log1p((self._noise_factor(to, frm) / (psi * sigma_frm)).clamp_min(-1.0)))
+        (psi, c), sigma_frm = self._step(to, frm), self._signal(frm)[1]
+        return _matrix(torch.log1p((c / (psi * sigma_frm)).clamp_min(-1.0)))
 
     def prior_root(self) -> Tensor:
         """Standard deviation of the start states, ``(1, 1)``."""
@@ -218,11 +217,11 @@ class VP(Isotropic):
     def _log_change(self, to: Tensor, frm: Tensor) -> Tensor:
         return self.schedule.change(to, frm)
 
-    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
+    def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
         change = self.schedule.change(to, frm)
-        psi, sigma_to, sigma_frm = change.exp(), self._signal(to)[1], self._signal(frm)[1]
+        psi, (sigma_to, sigma_frm) = change.exp(), self._signal(torch.stack(torch.broadcast_tensors(to, frm)))[1]
         # rationalised: the difference of the squared ratios is an expm1
-        return psi * torch.expm1(-2 * change) / (sigma_frm + sigma_to / psi)
+        return psi, psi * torch.expm1(-2 * change) / (sigma_frm + sigma_to / psi)
 
     @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -258,8 +257,8 @@ class VE(Isotropic):
     def _log_change(self, to: Tensor, frm: Tensor) -> Tensor:
         return torch.zeros_like(to + frm)
 
-    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
-        return to - frm
+    def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
+        return self._log_change(to, frm).exp(), to - frm
 
     @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -298,8 +297,8 @@ class RectifiedFlow(Isotropic):
     def _log_change(self, to: Tensor, frm: Tensor) -> Tensor:
         return torch.log1p((frm - to) / (1 - frm))
 
-    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
-        return (to - frm) / (1 - frm)
+    def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
+        return self._log_change(to, frm).exp(), (to - frm) / (1 - frm)
 
     @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:

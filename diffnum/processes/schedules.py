@@ -38,7 +38,7 @@ class Linear(Frozen):
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """Logarithm of the signal level."""
-        return self.change(t, torch.zeros_like(t))
+        return t * (t * ((self.beta_min - self.beta_max) / 4) - self.beta_min / 2)
 
     def time(self, log_alpha: Tensor, ratio: Tensor) -> Tensor:
         """Time at which the signal level is reached: the stable root of the quadratic."""

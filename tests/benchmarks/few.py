@@ -4,13 +4,14 @@
     python -m tests.benchmarks.few --go-on [--peers] [--up-to 20]
     python -m tests.benchmarks.few --tried
 
-writes ``book/results/few.json``: the shipped network and two mixtures, grids uniform in log-SNR and of Karras, the same
-start states and the same reference for all. With ``--peers`` the samplers of k-diffusion and azula run from their own
-code (installed as `diffnum audit` does); where one of them ends where one of ours does, to rounding, the network is
-asked once for both. UniPC and DPM-Solver++ of diffusers are `unipc` and `dpmpp_3m(published=True)` here: the audit
-measures their own code. The network takes long: the table is written after every row, and ``--go-on`` asks only for
-what is missing, up to a budget. From this table comes the default of `diffnum sample`. ``--tried`` adds what was tried
-and not kept (`linear_part`) to a table that is there.
+writes ``book/results/few.json``: the shipped network and three mixtures, grids uniform in log-SNR and of Karras, the
+same start states and the same reference for all. The row of the pilot has a grid of its own, made from other start
+states; the mixture "fresh" was drawn once, after all its settings stood. With ``--peers`` the samplers of k-diffusion
+and azula run from their own code (installed as `diffnum audit` does); where one of them ends where one of ours does, to
+rounding, the network is asked once for both. UniPC and DPM-Solver++ of diffusers are `unipc` and
+`dpmpp_3m(published=True)` here: the audit measures their own code. The network takes long: the table is written after
+every row, and ``--go-on`` asks only for what is missing, up to a budget. From this table comes the default of `diffnum
+sample`. ``--tried`` adds what was tried and not kept (`linear_part`) to a table that is there.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import datetime
 import json
 import sys
 from collections.abc import Callable, Collection
+from functools import cache
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,11 @@ import torch
 from torch import Tensor
 
 import diffnum as dn
-from diffnum import grids
+from diffnum import analysis, grids
 from diffnum.denoisers.targets import smooth
 from diffnum.files import write
 from diffnum.interop.audit.bench import Bench
 from diffnum.interop.audit.environment import ready
-from diffnum.measure.analysis import reference, rms, steps_within
 from tests.benchmarks.linear_part import gaussian_part
 
 OUT = Path(__file__).parents[2] / "book" / "results" / "few.json"
@@ -53,6 +54,25 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "noise in log_snr, order 3, corrected": ("exponential_adams", {"order": 3, "corrector": True}),
     "noise in log_snr, order 4, corrected": ("exponential_adams", {"order": 4, "corrector": True}),
 }  # fmt: skip
+
+
+#: Ours, with a grid that a pilot run makes for the problem, whatever the column says.
+PILOT = "noise in log_snr, order 3, corrected, pilot's grid"
+
+
+@cache
+def grid_of(problem: Any) -> analysis.Pilot:
+    """The pilot of a problem, from start states that no row is measured on."""
+    shape = problem.denoiser.shape
+    images = len(shape) == 3
+    u = problem.prior((4 if images else 64, *shape), dtype=torch.float32 if images else torch.float64, seed=1)
+    return analysis.equidistributed(problem, u)
+
+
+def piloted(problem: Any, u: Tensor, times: Tensor) -> Tensor:
+    """That row."""
+    grid = grid_of(problem)(len(times) - 1)
+    return dn.solve(problem, "exponential_adams", u, grid, order=3, corrector=True).u
 
 
 #: What was tried, outside the library: name of the row -> width of the Gaussian and order.
@@ -115,6 +135,14 @@ def peers() -> dict[str, Run]:
     return found
 
 
+def fresh() -> dn.GaussianMixture:
+    """Six components in eight dimensions, with widths from 0.05 to 0.5, by one draw."""
+    generator = torch.Generator("cpu").manual_seed(2027)
+    weights, means, widths = (torch.rand(*s, generator=generator, dtype=torch.float64) for s in ((6,), (6, 8), (6, 8)))
+    weights = (weights + 0.2) / (weights + 0.2).sum()
+    return dn.GaussianMixture(weights.tolist(), 2 * means - 1, stds=0.05 * 10**widths)
+
+
 def problems(starts: int) -> dict[str, tuple[Any, Tensor]]:
     """Name -> problem and start states."""
     made = {}
@@ -122,6 +150,7 @@ def problems(starts: int) -> dict[str, tuple[Any, Tensor]]:
         ("network", dn.load("cifar10"), torch.float32),
         ("smooth", smooth(), torch.float64),
         ("mixture", Bench().exact, torch.float64),
+        ("fresh", fresh(), torch.float64),
     ):
         problem = dn.Problem(PROCESS, denoiser)
         batch = starts if name == "network" else 16
@@ -132,13 +161,13 @@ def problems(starts: int) -> dict[str, tuple[Any, Tensor]]:
 def truth(name: str, problem: Any, u: Tensor, known: float | None) -> tuple[Tensor, float]:
     """The end of the ODE, and about how wrong it is, where that is not known from before."""
     if name != "network":
-        return reference(problem, u, [PROCESS.t_max, PROCESS.t_end], rtol=1e-12), 1e-12
+        return analysis.reference(problem, u, [PROCESS.t_max, PROCESS.t_end], rtol=1e-12), 1e-12
 
     def fine(n: int) -> Tensor:
         return dn.solve(problem, "exponential_adams", u, grids.log_snr(PROCESS, n), order=4, corrector=True).u
 
     end = fine(240)
-    return end.double(), rms(end - fine(120)) if known is None else known
+    return end.double(), analysis.rms(end - fine(120)) if known is None else known
 
 
 def table(result: dict[str, Any], rows: dict[str, Run], others: Collection[str], most: int, out: Path) -> None:
@@ -150,26 +179,26 @@ def table(result: dict[str, Any], rows: dict[str, Run], others: Collection[str],
     begun = rounded([u.flatten()[0].item() for _, u in made.values()])
     if result.setdefault("begun", begun) != begun:
         raise SystemExit(f"{out} was measured from other start states; make it anew")
-    for name in ("smooth", "mixture", "network"):
+    for name in ("smooth", "mixture", "fresh", "network"):
         by_grid = result["errors"].setdefault(name, {})
         wanted = [row for row in rows if name != "network" or row not in result["same"]]
         exact: Tensor | None = None
         for grid, row in ((g, r) for g in GRIDS for r in wanted):
             found = by_grid.setdefault(grid, {}).setdefault(row, [None] * len(BUDGETS))
             for i, b in enumerate(BUDGETS):
-                n = steps_within(b, PROCESS, OURS[row][0], **OURS[row][1]) if row in OURS else b
+                n = analysis.steps_within(b, PROCESS, OURS[row][0], **OURS[row][1]) if row in OURS else b
                 if found[i] is not None or n is None or (name == "network" and b > most):
                     continue
                 if exact is None:
                     exact, result["reference"][name] = truth(name, *made[name], result["reference"].get(name))
                 problem, u = made[name]
                 with torch.no_grad():
-                    found[i] = rms(rows[row](problem, u, GRIDS[grid](PROCESS, n)).double() - exact)
+                    found[i] = analysis.rms(rows[row](problem, u, GRIDS[grid](PROCESS, n)).double() - exact)
             print(
                 f"{name:8} {grid:8} {row:38}{''.join(f'{e:9.1e}' if e else 8 * ' ' + '-' for e in found)}", flush=True
             )
             save(result, out)
-        if name == "mixture" and others:
+        if name == "fresh" and others:
             result["same"] = {row: twin for row in others if (twin := same(result["errors"], row))}
             print("the same to rounding:", result["same"])
 
@@ -184,7 +213,7 @@ def same(errors: dict[str, Any], row: str) -> str | None:
     """The row of ours whose errors those of a peer are, on both mixtures and both grids."""
     for name in OURS:
         pairs = [
-            (a, b) for grids_of in errors.values() for found in grids_of.values()
+            (a, b) for grids_of in errors.values() for found in grids_of.values() if row in found
             for a, b in zip(found[row], found[name], strict=True)
         ]  # fmt: skip
         if all(a is not None and b is not None and abs(a / b - 1) < 1e-3 for a, b in pairs):
@@ -236,7 +265,9 @@ def main() -> None:
         if result["weights_sha256"] != digest or "begun" not in result:
             raise SystemExit(f"{given.out} was measured with another network or from other starts; make it anew")
     others = peers() if given.peers else {}
-    rows = {name: tried(name) for name in TRIED} if given.tried else {**{name: ours(name) for name in OURS}, **others}
+    rows = {name: tried(name) for name in TRIED}
+    if not given.tried:
+        rows = {**{name: ours(name) for name in OURS}, PILOT: piloted, **others}
     result["date"] = datetime.date.today().isoformat()
     table(result, rows, others, given.up_to, given.out)
     for name, score in result["score"].items():
