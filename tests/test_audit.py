@@ -66,8 +66,11 @@ def test_truth_between_any_levels_and_from_infinity(bench):
 def test_no_start_state_decides_what_is_measured(bench):
     """Else the order is that of one state near the border between the modes, where it takes many more steps to show."""
     run = of_diffnum.run("ddim", {}, bench, 80)
-    squares = (run.y - bench.truth(run.start, run.end)).square().sum(1)
-    assert squares.max() < benches.STARTS * squares.sum()
+    error = bench.error(run)
+    run.y[0] += 1e3
+    assert bench.error(run) == pytest.approx(error, rel=0.1)
+    run.y[: benches.STATES[0] // 2 + 1] += 1e3
+    assert bench.error(run) > 100
 
 
 def test_own_solvers_are_measured_like_the_others(bench):
@@ -183,4 +186,5 @@ def test_the_stored_audit_is_of_the_pinned_versions_and_of_every_solver():
     assert names >= {s.name for s in of_diffnum.samplers()}, "run diffnum audit --json book/results/audit.json"
     for row in ours:
         if "to rho" in row["variant"]:  # where 1280 steps are many for every method
-            assert row["last_pair"] == pytest.approx(row["claim"], abs=0.1) or row["floor"] < 1e-11, row
+            # below 1e-10 what shows is the ramp, whose order is 2 as far as the noise moves at the start
+            assert row["last_pair"] == pytest.approx(row["claim"], abs=0.13) or row["errors"][-1] < 1e-10, row

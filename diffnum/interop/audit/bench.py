@@ -1,8 +1,8 @@
 r"""The problem on which every sampler is measured, and how its errors are judged.
 
-Data: two Gaussians in R^4 nearly all inside [-1, 1], so that options that clip do nothing; the prediction is exact. 16
+Data: two Gaussians in R^4 nearly all inside [-1, 1], so that options that clip do nothing; the prediction is exact. 64
 start states. A sampler is wrong by the distance of its end from a solution of the same ODE *between the noise levels
-that it really used*, told in VP coordinates: root mean square over states and components. What is compared is
+that it really used*, told in VP coordinates: root mean square over components, median over states. What is compared is
 y = x/alpha at the level :math:`\rho = \sigma/\alpha`, which all parametrisations share.
 """
 
@@ -22,11 +22,8 @@ from diffnum.noise import Seeded
 from diffnum.problem import Problem
 from diffnum.processes import VE
 
-STATES = (16, 4)
+STATES = (64, 4)
 STEPS = (10, 20, 40, 80, 160, 320, 640, 1280)
-#: The largest share of the squared error of DDIM that one of the 16 start states may carry. A state near the border
-#: between the modes turns sharply: with one that carries half of it, 320 steps of Euler's method show 0.88 and not 1.
-STARTS = 1 / 4
 FAR = 1e7  # stands for an infinite level: the start of a sampler at alpha = 0
 FLAT = 0.35  # a last slope below this is a floor
 SLOW = 60.0  # seconds that the runs of one sampler may take; then its finer runs are left out
@@ -37,7 +34,7 @@ class Run:
     """One run of a foreign sampler.
 
     Attributes:
-        y: where it ended, x/alpha, ``(16, 4)``.
+        y: where it ended, x/alpha, ``(64, 4)``.
         start, end: the noise levels sigma/alpha at which it really began and ended; start may be infinite.
         last: the level before the last step.
         remarks: what the adapter saw.
@@ -68,7 +65,7 @@ class Bench:
         weights, means = (0.46, 0.54), ((0.36, -0.48, 0.2, 0.01), (-0.16, 0.29, -0.47, 0.45))
         self.exact = GaussianMixture(weights, means, stds=((0.29, 0.17, 0.1, 0.13), (0.23, 0.22, 0.26, 0.24)))
         self.mean = torch.tensor(weights, dtype=torch.float64) @ torch.tensor(means, dtype=torch.float64)
-        self.z = Seeded(1).normal(STATES)  # with no state near the border of the modes: see STARTS
+        self.z = Seeded(1).normal(STATES)
         self.evaluations, self.inside = 0, 0.0
         self._truth: dict[tuple[float, float], Tensor] = {}
 
@@ -99,9 +96,13 @@ class Bench:
         return self._truth[start, end]
 
     def error(self, run: Run) -> float:
-        """Distance from the exact end, in VP coordinates."""
+        """Distance of the median start from the exact end, in VP coordinates.
+
+        A start that decides late between the modes has a hundred times the error of others, and steps are not short for
+        it yet: in a mean over starts it alone decides, and the order changes by a half with the draw.
+        """
         wrong = (run.y.double() - self.truth(run.start, run.end)) / (1 + run.end**2) ** 0.5
-        return wrong.square().mean().sqrt().item()
+        return wrong.square().mean(1).sqrt().median().item()
 
 
 @dataclass
