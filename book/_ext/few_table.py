@@ -49,7 +49,7 @@ class Errors(Measured):
         for name, row in found.items():
             if name in result["same"]:
                 continue
-            cells = ["—" if e is None else f"{e:.1e}" for e in row]
+            cells = ["—" if e is None else f"{e:.1e}".replace("e-0", "e-").replace("e+0", "e+") for e in row]
             cells = [f"**{c}**" if e is not None and e == b else c for c, e, b in zip(cells, row, best, strict=True)]
             rows.append([name.replace("*", "\\*"), *cells])
         return listed(rows, "30 " + " ".join(["9"] * len(budgets)))
