@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import pi, prod
 from operator import index
+from threading import RLock
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +16,12 @@ import torch
 from torch import Tensor
 
 from diffnum import arguments
+from diffnum.errors import Unchangeable
 
 STEPS, PRIOR, PERTURB = 0, 1, 2  # streams of one seed: what is drawn for one purpose is drawn for no other
 BLOCK = 2**15  # pairs of numbers at once: four arrays of them stay in the cache of a core
+
+DRAWING = RLock()  # threads that share a source take its draws one after another; the numbers are made outside
 
 # SplitMix64: the step of its counter, and the factors of its mixing function
 STEP, FACTORS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -46,7 +50,8 @@ class Seeded:
     the rest is float64 and cast to the state's dtype, so that float32 and float64 runs, large and small batches, CPU
     and GPU (up to the rounding of its functions) all see the same numbers.
 
-    A source goes on: a second run sees new numbers, and :meth:`restart` begins the same ones again.
+    A source goes on: a second run sees new numbers, and :meth:`restart` begins the same ones again. Threads that share
+    one get different draws, in the order in which they ask.
 
     Args:
         seed: from 0 to 2**64 - 1.
@@ -62,10 +67,15 @@ class Seeded:
 
     def __init__(self, seed: int, indices: Iterable[int] | None = None, stream: int = STEPS) -> None:
         self.seed = _word("seed", seed)
-        self.indices = None if indices is None else [_word("indices", i) for i in indices]
+        self.indices = None if indices is None else tuple(_word("indices", i) for i in indices)
         self.stream = _word("stream", stream)
         self._drawn = 0
         self._keys: tuple[Tensor, Tensor] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("seed", "indices", "stream") and name in vars(self):
+            raise Unchangeable(f"Seeded.{name} cannot be changed, for keys made of it are kept; make a new Seeded")
+        super().__setattr__(name, value)
 
     def restart(self) -> None:
         """Begin the same sequence again."""
@@ -85,6 +95,14 @@ class Seeded:
         if device.type != "cuda":  # where there are integers of 64 bits and float64 for sure
             device = torch.device("cpu")
         batch = shape[0]
+        with DRAWING:
+            keys, draw = self._keys_of(batch, device), self._drawn
+            self._drawn += 1
+        out = torch.empty(batch, prod(shape[1:]), dtype=dtype, device=device)
+        _fill(out, keys, draw)
+        return out.reshape(tuple(shape))
+
+    def _keys_of(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self.indices is not None and len(self.indices) != batch:
             raise ValueError(f"indices has {len(self.indices)} entries for a batch of {batch}; give one index per row")
         if self._keys is not None and self._keys[0].shape[0] != batch:
@@ -95,10 +113,7 @@ class Seeded:
             if self.indices is not None:
                 rows = torch.tensor([_signed(i) for i in self.indices], dtype=torch.int64, device=device)
             self._keys = _keys(self.seed, self.stream, rows)
-        out = torch.empty(batch, prod(shape[1:]), dtype=dtype, device=device)
-        _fill(out, self._keys, self._drawn)
-        self._drawn += 1
-        return out.reshape(tuple(shape))
+        return self._keys
 
 
 class Replay:
@@ -118,12 +133,13 @@ class Replay:
 
     def __call__(self, u: Tensor) -> Tensor:
         """The next entry, with the dtype and device of ``u``."""
-        if self._next >= len(self.draws):
-            raise ValueError(f"draws holds {len(self.draws)} entries and one more was asked for; record more noise")
-        draw = self.draws[self._next]
-        if draw.shape != u.shape:
-            raise ValueError(f"draws[{self._next}] has shape {tuple(draw.shape)}; the state has {tuple(u.shape)}")
-        self._next += 1
+        with DRAWING:
+            if self._next >= len(self.draws):
+                raise ValueError(f"draws holds {len(self.draws)} entries and one more was asked for; record more noise")
+            draw = self.draws[self._next]
+            if draw.shape != u.shape:
+                raise ValueError(f"draws[{self._next}] has shape {tuple(draw.shape)}; the state has {tuple(u.shape)}")
+            self._next += 1
         return draw.to(u.device, u.dtype)
 
 
@@ -175,10 +191,12 @@ class Brownian:
     def increments(self, shape: Sequence[int]) -> Tensor:
         """The fine draws ``(steps, batch, *event)``, each times the root of its variance; CPU float64."""
         batch, event = shape[0], tuple(shape[1:])
-        if self._draws is None or self._draws.shape[1:] != (batch, *event):
-            self.source.restart()
-            self._draws = self.source.normal((batch, len(self.variance), *event)).transpose(0, 1)
-        return self._draws * self.variance.sqrt().reshape(-1, *(1,) * (1 + len(event)))
+        with DRAWING:
+            if self._draws is None or self._draws.shape[1:] != (batch, *event):
+                self.source.restart()
+                self._draws = self.source.normal((batch, len(self.variance), *event)).transpose(0, 1)
+            draws = self._draws
+        return draws * self.variance.sqrt().reshape(-1, *(1,) * (1 + len(event)))
 
 
 class _Coupled(Replay):

@@ -81,7 +81,7 @@ class Problem(Frozen):
             if isinstance(level, Tensor) and level.ndim == 1:  # one level per row
                 level = level.reshape(-1, *(1,) * (x.ndim - 1))
             out = x - (level.to(x) if isinstance(level, Tensor) else level) * out
-        return self.process.data(out)
+        return self.process.data(out.clone() if clean else out)  # the run may go on with the answer itself
 
     def on(self, u: Tensor, times: Sequence[float], middles: Sequence[float] = ()) -> "Problem":
         """This problem with the coefficients at all times of a grid at hand, for states like u.

@@ -252,12 +252,12 @@ def solve(
     for flag, value in {"denoise": denoise, "trajectory": trajectory, "progress": progress}.items():
         arguments.option(flag, value, (False, True))
     run = _prepared(problem, solver, u, times, noise, generator, gradients, options, denoise)
-    end, states = run.u, [run.u]
+    end, states = u, [u]
     for end in _bar(iter(run), run.problem, len(run.times) - 1, len(u)) if progress else run:
         if trajectory:
             states.append(end)
     if denoise:
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(run.gradients):
             end = run.problem.finish(end, run.times[-1].item(), getattr(run.solver, "kind", "ode"))
     kept = torch.stack(states) if trajectory else None
     decode = problem.process.decode
@@ -315,7 +315,7 @@ def steps(
     def follow() -> Iterator[State]:
         before = 0
         for i, u in enumerate(run, 1):
-            with torch.set_grad_enabled(gradients):
+            with torch.set_grad_enabled(run.gradients):
                 x0 = run.problem.last_x0() if run.problem.nfe > before else None
             before = run.problem.nfe
             yield State(u, run.times[i].item(), i, before, x0, problem.process.decode)
@@ -326,10 +326,16 @@ def steps(
 class _Run:
     """A solver at the start of a grid: iterating takes its steps, and checks what it yields."""
 
-    def __init__(self, solver: Solver, problem: Problem, u: Tensor, times: Tensor, gradients: bool) -> None:
-        self.solver, self.problem, self.u, self.times, self.gradients = solver, problem, u, times, gradients
+    def __init__(
+        self, solver: Solver, problem: Problem, u: Tensor, times: Tensor, gradients: bool, keeps: bool
+    ) -> None:
+        self.solver, self.problem, self.times, self.gradients = solver, problem, times, gradients
         self.name = getattr(solver, "__name__", repr(solver))
         self.steps: Iterator[Tensor] = iter(())
+        ours = registry.get(self.name) is solver
+        self.apart = keeps or not ours
+        with torch.set_grad_enabled(gradients):
+            self.u = u if ours else u.clone()
 
     def start(self, options: dict[str, Any]) -> None:
         """Call the solver, which refuses what it refuses."""
@@ -343,16 +349,15 @@ class _Run:
 
     def __iter__(self) -> Iterator[Tensor]:
         u, n, count = self.u, len(self.times) - 1, 0
+        like = u.shape, u.dtype, u.device
         while True:
             with torch.set_grad_enabled(self.gradients):  # around each step: between them the caller's code runs
                 state = next(self.steps, None)
+                # what the run goes on with is not handed out where a caller may write into it, or a foreign solver does
+                state = state.clone() if self.apart and isinstance(state, Tensor) else state
             if state is None:
                 break
-            if not isinstance(state, Tensor) or (state.shape, state.dtype, state.device) != (
-                u.shape,
-                u.dtype,
-                u.device,
-            ):
+            if not isinstance(state, Tensor) or (state.shape, state.dtype, state.device) != like:
                 raise DiffnumError(
                     f"{self.name} yielded {_kind(state)} for a state that is {_kind(u)}; keep shape, dtype and device"
                 )
@@ -370,8 +375,14 @@ def _prepared(
     """A run that has been checked and not begun; see :func:`solve` for the arguments and what is refused."""
     given_problem(problem)
     run = find(solver)
-    arguments.option("gradients", gradients, (False, True))
+    gradients = arguments.option("gradients", gradients, (False, True))
     name = getattr(run, "__name__", repr(run))
+    for what, value in {"times": times, **options}.items() if gradients else ():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise DiffnumError(
+                f"{what} requires gradients, and a run has none with respect to it; give {what}.detach(), or take a "
+                "difference of two runs"
+            )
     times = check_times(times, problem.process, getattr(run, "both_ways", False))
     if times[0] < times[-1] and denoise:
         raise ValueError("denoise=True adds a step to clean data, but times run from data to noise; leave it out")
@@ -390,7 +401,7 @@ def _prepared(
         options |= {"noise": _like_the_state(options["noise"], name)} if draws_noise(run) else {}
     if gradients:
         u = _recordable(u)
-    prepared = _Run(run, problem.run(arguments.state("u", u), keeps), u, times, gradients)
+    prepared = _Run(run, problem.run(arguments.state("u", u), keeps), u, times, gradients, keeps)
     prepared.start(options)
     return prepared
 
@@ -428,9 +439,8 @@ def _bar(steps: Iterator[Tensor], problem: Problem, total: int, batch: int) -> I
 
 
 def _kind(state: Any) -> str:
-    return (
-        f"{state.dtype} {tuple(state.shape)} on {state.device}" if isinstance(state, Tensor) else type(state).__name__
-    )
+    known = isinstance(state, Tensor)
+    return f"{state.dtype} {tuple(state.shape)} on {state.device}" if known else type(state).__name__
 
 
 def _options(options: list[str]) -> str:

@@ -214,6 +214,17 @@ def test_what_surrounds_a_run_changes_nothing(name, process):
         assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True)), mode
 
 
+def test_levels_off_the_path_are_refused_beside_kept_ones():
+    """A key that is a part of what was given finds numbers of something else."""
+    network, y = small_network("blurring"), rand(2, 3, 32, 32)
+    sigma = dn.Blurring((32, 32)).statistic(0.4)[1]
+    network.posterior_eps(y, sigma)
+    other = sigma.clone()
+    other[1:-1, 1:-1] *= 2
+    with pytest.raises(ValueError, match="not on the path"):
+        network.posterior_eps(y, other)
+
+
 def small_network(kind):
     net = UNet(Config((16, 16), (False, True), 1, 1, 16, 4))
     if kind == "blurring":
@@ -276,14 +287,15 @@ def test_a_network_uses_autocast_only_if_it_says_so():
 
 @pytest.mark.parametrize("process", ["vp", "cld", "psld", "blurring"])
 @pytest.mark.parametrize("kind", ["exact", "network"])
-def test_inference_mode_leaves_gradients_working(process, kind):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # a cast makes a new tensor, or none
+def test_inference_mode_leaves_gradients_working(process, kind, dtype):
     """Everything that a run keeps is filled under inference_mode first, and made there too."""
     forget()
     with torch.inference_mode():
         made = dn.Blurring((32, 32)) if kind == "network" and process == "blurring" else MAKERS[process]()
         denoiser = mixture() if kind == "exact" else small_network("blurring" if process == "blurring" else "edm")
         problem = dn.Problem(made, denoiser)
-        u = problem.prior((2, *denoiser.shape))
+        u = problem.prior((2, *denoiser.shape), dtype=dtype)
         times = grids.log_snr(made, 3)
         dn.solve(problem, "gddim", u, times)
         with pytest.raises(dn.DiffnumError, match="inference_mode"):
@@ -347,6 +359,89 @@ def test_gradients_are_those_of_finite_differences(name, process):
     torch.testing.assert_close((by_u * direction).sum(), difference, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(by_scale, central(lambda h: end(start, at + h), h), rtol=1e-6, atol=1e-6)
     assert not end(u, scale).requires_grad
+
+
+def slope(function, at, h=1e-5):
+    """Derivative of a number along all entries of ``at`` alike: errs by h^2 times the third, which is of order one."""
+    return (function(at + h) - function(at - h)) / (2 * h)
+
+
+@pytest.mark.parametrize("process", [*MAKERS, "rectified"])
+@pytest.mark.parametrize("rows", [False, True])
+def test_gradients_with_respect_to_the_time(process, rows):
+    """One time for all rows, or one per row: of every field, of noisy data and of what the process is made of.
+
+    A table has kinks at its times.
+    """
+    made = dn.RectifiedFlow() if process == "rectified" else MAKERS[process]()
+    problem, top = problem_of(made), made.t_max
+    u = problem.prior((2, *EVENT), seed=1, dtype=torch.float64)
+    at = torch.tensor([0.405, 0.605] if rows else 0.405, dtype=torch.float64) * (0.02 if process == "ve" else 1) * top
+    fields = [getattr(problem, name) for name in ("eps", "x0", "score", "velocity")]
+    functions = [lambda t, field=field: field(u, t) for field in fields]
+    functions += [lambda t: problem.drift(u, u, t, 0.5), lambda t: made.perturb(rand(2, *EVENT), t), made.G]
+    for function in functions:
+        t = at.clone().requires_grad_()
+        (found,) = torch.autograd.grad(function(t).sum() + 0 * t.sum(), t)  # the rates of a table are constant
+        torch.testing.assert_close(found.sum(), slope(lambda t: function(t).sum(), at), rtol=1e-5, atol=1e-5)
+
+
+class Trained:
+    """A guide with a parameter."""
+
+    classes = 2
+
+    def __init__(self):
+        self.matrix = rand(2, 2).requires_grad_()
+
+    def logits(self, x, sigma):
+        return torch.tanh(x @ self.matrix) / (1 + torch.as_tensor(sigma).reshape(-1, 1))
+
+
+def test_gradients_with_respect_to_the_level_and_to_a_guide():
+    """The gradient inside a guided denoiser must not end the one outside, whatever it is with respect to."""
+    exact, guide, x = dn.Gaussian([0.0, 1.0], 0.5), Trained(), rand(3, 2)
+    levels = torch.tensor([0.4, 0.7, 1.1], dtype=torch.float64)
+    network, image = small_network("edm"), rand(2, 3, 32, 32)
+    guided = dn.Guided(exact, guide, label=1, weights=2.0)
+    for denoiser, x0, at in (
+        (exact, x, levels),
+        (guided, x, levels),
+        (guided, x, levels[0]),
+        (network, image, levels[0]),
+    ):
+        for function in (denoiser, denoiser.eps):
+            s = at.clone().requires_grad_()
+            (found,) = torch.autograd.grad(function(x0, s).sum(), s)
+            torch.testing.assert_close(found.sum(), slope(lambda s: function(x0, s).sum(), at), rtol=1e-6, atol=1e-6)
+    x, matrix = rand(3, 2), guide.matrix.detach().clone()
+
+    def end(moved):
+        guide.matrix = moved
+        return guided.eps(x, 0.7).sum()
+
+    (found,) = torch.autograd.grad(guided.eps(x, 0.7).sum(), guide.matrix)
+    torch.testing.assert_close(found.sum(), slope(end, matrix), rtol=1e-6, atol=1e-6)
+    guide.matrix = matrix.requires_grad_()
+    with torch.no_grad():
+        assert not guided.eps(x, levels).requires_grad
+
+
+def test_what_has_no_gradient_refuses_one():
+    """Without a refusal, a part would be taken for the whole."""
+    problem = problem_of("vp")
+    u, times = problem.prior((2, *EVENT)), grids.log_snr(problem.process, 3)
+    with pytest.raises(dn.DiffnumError, match="times requires gradients"):
+        dn.solve(problem, "ddim", u, times.clone().requires_grad_(), gradients=True)
+    with pytest.raises(dn.DiffnumError, match="lam requires gradients"):
+        dn.steps(problem, "gddim_sde", u, times, lam=torch.tensor(0.5, requires_grad=True), gradients=True)
+    assert dn.solve(problem, "ddim", u, times, gradients=torch.tensor(True)).nfe == 3
+    level = torch.tensor(0.5, requires_grad=True)
+    with pytest.raises(dn.DiffnumError, match="no gradient"):
+        dn.Empirical(rand(9, *EVENT)).eps(rand(2, *EVENT), level)
+    blurring = dn.Problem(dn.Blurring((32, 32)), small_network("blurring"))
+    with pytest.raises(dn.DiffnumError, match="no gradient"):
+        blurring.eps(rand(2, 3, 32, 32), level)
 
 
 def test_empirical_refuses_gradients():

@@ -1,6 +1,8 @@
 """Noise: a function of seed, stream, index, draw and place alone; its quality; what goes on and what starts anew."""
 
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 import pytest
@@ -282,3 +284,35 @@ def test_perturb_goes_on_with_a_source(make):
     assert torch.equal(drawn(noise=Replay([n])), dn.coefficients.act(root, n))
     with pytest.raises(ValueError, match="leave one out"):
         drawn(noise=Seeded(1), generator=torch.Generator())
+
+
+def test_threads_that_share_a_source_repeat_no_draw():
+    """In which order they take them is theirs; together they have those of one thread, each once."""
+    u, times = torch.zeros(2, 4000, dtype=torch.float64), grids.log_snr(dn.VP(), 64)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+
+            def drawn(source, count):
+                return sorted(pool.map(lambda _: tuple(source(u)[0, :2].tolist()), range(count)))
+
+            for make in (lambda: Seeded(3), lambda: Replay([torch.full_like(u, i) for i in range(200)])):
+                alone = make()
+                assert drawn(make(), 200) == sorted(tuple(alone(u)[0, :2].tolist()) for _ in range(200))
+            for _ in range(20):
+                path = noise.Brownian(times, lambda t: -t)
+                first = list(pool.map(lambda _: path.on(times[::8])(u[:, :3]), range(8)))
+                assert all(torch.equal(z, noise.Brownian(times, lambda t: -t).on(times[::8])(u[:, :3])) for z in first)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_source_has_its_seed_for_good():
+    source = Seeded(0, [1, 2])
+    source(torch.zeros(2, 3))
+    for name, value in {"seed": 1, "indices": [3, 4], "stream": 5}.items():
+        with pytest.raises(dn.errors.Unchangeable, match="make a new Seeded"):
+            setattr(source, name, value)
+    with pytest.raises(TypeError):
+        source.indices[0] = 9

@@ -88,3 +88,35 @@ def test_bad_input_is_one_sentence(change, match):
     u = change.pop("u", problem.prior((2, 4), seed=0))
     with pytest.raises(ValueError, match=match):
         equidistributed(problem, u, **change)
+
+
+class Odd:
+    shape = (2,)
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def eps(self, x, sigma):
+        return x * self.factor
+
+    __call__ = eps
+
+
+@pytest.mark.parametrize("factor", [0.0, float("nan"), 1e200])
+def test_predictions_that_tell_nothing_make_no_grid(factor):
+    """Not one with repeated times, which is what a density of zero or NaN would give."""
+    problem = dn.Problem(dn.VP(), Odd(factor))
+    with pytest.raises(dn.DiffnumError, match=r"take grids\.log_snr"):
+        equidistributed(problem, starts(problem, 1, 4))
+
+
+def test_a_pilot_keeps_its_numbers_and_is_not_rough_in_bfloat16():
+    problem = dn.Problem(dn.VP(), targets.smooth())
+    u, density = starts(problem, 1, 8), torch.ones(129, dtype=torch.float64)
+    given = Pilot(problem.process, grids.log_snr(problem.process, 128), density, 2)
+    density[:64] = 100.0
+    assert given.gain == pytest.approx(1, rel=1e-12) and len(repr(given)) < 100
+    gains = [equidistributed(problem, u.to(dtype)).gain for dtype in (torch.bfloat16, torch.float64)]
+    assert gains[0] == pytest.approx(gains[1], rel=0.02)  # other starts by 2^-9, and no other rounding
+    with pytest.raises(dn.DiffnumError, match="density must be"):
+        Pilot(problem.process, given.times, -density, 2)

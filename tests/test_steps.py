@@ -1,5 +1,7 @@
 """Runs step by step and from data to noise; rectified flow; the noise of DDIM and EDM."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -58,6 +60,40 @@ def test_steps_refuse_at_once_and_stop_when_left():
 
     (state,) = dn.steps(problem, silent, u, [1.0, 0.5])
     assert state.x0 is None and state.nfe == 0
+
+
+def test_a_solver_that_writes_into_its_state_changes_nothing_else():
+    """Neither the start, nor a state that it has yielded; with gradients as without."""
+    problem, u = problem_on("vp")
+    given, times = u.clone(), [1.0, 0.5, 0.2]
+
+    def in_place(problem, u, times):
+        for t, s in pairwise(times):
+            u.add_(problem.velocity(u, t), alpha=s - t)
+            yield u
+
+    whole = dn.solve(problem, in_place, u, times, trajectory=True)
+    assert torch.equal(u, given) and torch.equal(
+        whole.trajectory, dn.solve(problem, "euler", u, times, trajectory=True).trajectory
+    )
+    assert torch.equal(torch.stack([state.u for state in dn.steps(problem, in_place, u, times)]), whole.trajectory[1:])
+    start = u.clone().requires_grad_()
+    with torch.no_grad():
+        end = dn.solve(problem, in_place, start, times, gradients=True).u
+    (found,) = torch.autograd.grad(end.sum(), start)
+    (wanted,) = torch.autograd.grad(dn.solve(problem, "euler", start, times, gradients=True).u.sum(), start)
+    checks.assert_close(found, wanted, magnified=1e3)
+
+
+@pytest.mark.parametrize("name", ["exponential_adams", "plms", "sa_solver", "ddim"])
+def test_writing_into_what_is_shown_changes_no_run(name):
+    problem, u = problem_on("vp")
+    times = grids.log_snr(problem.process, 6)
+    for state in dn.steps(problem, name, u, times):
+        last = state.u.clone()
+        for shown in (state.u, state.x0):
+            shown.fill_(7.0)
+    assert torch.equal(last, dn.solve(problem, name, u, times).u)
 
 
 @pytest.mark.parametrize("name", ODE)

@@ -52,7 +52,7 @@ class Empirical(Frozen):
     float64, in the rare case that float32 products are too rough for more points than can be measured again.
 
     The result is right to about 1e-5 (float32) or 1e-10 (float64) of its largest entry. It carries no gradient, and a
-    state that asks for one is refused (DiffnumError). Raises TypeError or ValueError with the argument's name.
+    state or level that asks for one is refused (DiffnumError). Raises TypeError or ValueError with the argument's name.
     """
 
     def __init__(self, data: Any, chunk: int = 4096):
@@ -129,7 +129,7 @@ class Empirical(Frozen):
 
     def _white(self, x: Tensor, sigma: float | Tensor, difference: bool) -> Tensor:
         """D, or eps where difference is asked for, with one noise level for all coordinates."""
-        _refuse_gradients(x)
+        _refuse_gradients(x, sigma)
         if x.ndim == 0 or tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}: give (batch, *event) with event shape {self.shape}")
         s = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1, 1)
@@ -139,7 +139,7 @@ class Empirical(Frozen):
     def _coloured(self, y: Tensor, sigma: Tensor, difference: bool) -> Tensor:
         """The posterior mean, or posterior_eps where difference is asked for, with a noise level per frequency."""
         sigma = frequencies(y, sigma, self.shape)
-        _refuse_gradients(y)
+        _refuse_gradients(y, sigma)
         least = sigma.min().reshape(1, 1)  # noise level `least` in a metric that counts noisier frequencies less
         out = self._sum(y, least, (least / sigma).square().expand(self.shape).reshape(-1), difference)
         out = out.reshape(y.shape)
@@ -262,11 +262,11 @@ def _near(sums: _Softmax, points: Tensor, half: Tensor | None, metric: Tensor | 
     return closeness, (closeness >= floor).nonzero()
 
 
-def _refuse_gradients(x: Tensor) -> None:
-    if x.requires_grad and torch.is_grad_enabled():
+def _refuse_gradients(x: Tensor, sigma: float | Tensor) -> None:
+    if torch.is_grad_enabled() and (x.requires_grad or (isinstance(sigma, Tensor) and sigma.requires_grad)):
         raise DiffnumError(
-            "Empirical has no gradient with respect to its input; call it under torch.no_grad(), leave out "
-            "gradients=True, or use dn.GaussianMixture with small stds"
+            "Empirical has no gradient with respect to its input or its level; call it under torch.no_grad(), "
+            "leave out gradients=True, or use dn.GaussianMixture with small stds"
         )
 
 

@@ -60,7 +60,7 @@ class Guided(Frozen):
     One evaluation of it counts as one. It costs the denoiser's and, where a window is open, one of the guide and of its
     gradient. Gradients stay inside: it works under ``no_grad``, ``inference_mode`` and autocast, in the dtype of x, and
     the guide is asked in float32 or float64. An autograd from outside, as in ``solve(..., gradients=True)``, goes
-    through it, with second derivatives of the log odds.
+    through it to x, to sigma and to parameters of the guide, with second derivatives of the log odds.
 
     Args:
         denoiser: any denoiser for white noise.
@@ -152,18 +152,23 @@ class Guided(Frozen):
         if isinstance(self.label, list) and len(self.label) != len(x):
             raise ValueError(f"label has {len(self.label)} classes, and x has {len(x)} rows: give one, or one per row")
         s, wide = level(sigma, x, zero=True), torch.promote_types(x.dtype, torch.float32)
-        outside = torch.is_grad_enabled() and x.requires_grad  # whether an autograd from outside records
+        recording = torch.is_grad_enabled()
+        # whether an autograd from outside has a way through the gradient of the log odds
+        outside = recording and (x.requires_grad or (isinstance(s, Tensor) and s.requires_grad))
         # Tensors made under inference_mode know no gradients, so nothing of it may enter.
         with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-            s = s.clone() if isinstance(s, Tensor) else s
+            s = (s if recording else s.detach()).clone() if isinstance(s, Tensor) else s
             terms = [(form, weight * window(s, span)) for form, weight, span in self._terms()]
             if all(_zero(weight) for _, weight in terms):
                 return out
             s = self._within(s)
-            z = x.to(wide) if outside else x.detach().to(wide, copy=True).requires_grad_()
+            z = x.to(wide) if recording and x.requires_grad else x.detach().to(wide, copy=True).requires_grad_()
+            logits = None if outside else self._logits(z, s)
+            if logits is not None and recording and _depends_on_more(logits, z):
+                outside, logits = True, None
             # the attention of a network has second derivatives only in its plain form
             with sdpa_kernel(SDPBackend.MATH) if outside else nullcontext():
-                logits = self._logits(z, s)
+                logits = self._logits(z, s) if logits is None else logits
                 odds = torch.stack([(weight * form(logits)).sum() for form, weight in terms]).sum()
                 (gradient,) = torch.autograd.grad(odds, z, create_graph=outside)
             by = spread(factor(s), x.ndim)
@@ -257,6 +262,21 @@ def window(sigma: float | Tensor, span: Window | None) -> float | Tensor:
     octave = torch.as_tensor(sigma, dtype=torch.float64, device=where).log2()
     opening = smootherstep(octave - log2(lo)) * (1 - smootherstep(octave - log2(hi)))
     return opening if isinstance(sigma, Tensor) else opening.item()
+
+
+def _depends_on_more(logits: Tensor, z: Tensor) -> bool:
+    """Whether the graph of the logits ends in a leaf beside z: a parameter of the guide that is being trained."""
+    nodes: list[Any] = [logits.grad_fn]
+    seen: set[Any] = {None}
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", z) is not z:
+            return True
+        nodes += [before for before, _ in node.next_functions]
+    return False
 
 
 def _zero(weight: float | Tensor) -> bool:

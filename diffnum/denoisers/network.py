@@ -134,7 +134,7 @@ class Network(Weights):
             return c.item() if one else c.to(z)
 
         # scalars are combined in float64 and rounded once: a float32 run then differs from float64 by the network only
-        one = s.device.type == "cpu" and s.numel() == 1
+        one = s.device.type == "cpu" and s.numel() == 1 and not s.requires_grad
         root, label = (s * s + SIGMA_DATA**2).sqrt(), s.clamp_min(SIGMA_MIN).log() / 4
         w = ready(smootherstep((s / SIGMA_MAX).clamp(1, 2).log2()))
         out: Tensor | None = None
@@ -153,7 +153,7 @@ class Network(Weights):
 
     def _levels(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, bool, bool]:
         """Sigma as float64 (1 or B, 1, 1, 1), and whether the network and the linear denoiser are needed."""
-        if isinstance(sigma, Tensor) and sigma.device.type == "cpu" and sigma.dim() == 0:
+        if isinstance(sigma, Tensor) and sigma.device.type == "cpu" and sigma.dim() == 0 and not sigma.requires_grad:
             sigma = sigma.item()
         value = level(sigma, x, zero=True)
         if isinstance(value, float):
@@ -199,7 +199,7 @@ class BlurringNetwork(Weights):
             raise ValueError(f"spectrum must be positive numbers of shape {self.shape[1:]}; got shape {got}")
         self.blur_max = arguments.number("blur_max", blur_max, 0.0)
         self.d_min = arguments.number("d_min", d_min, above=0, high=1.0)
-        self._cache: dict[Any, tuple[Tensor, ...]] = {}
+        self._cache: dict[Any, tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Not defined: this network knows the blurring process only."""
@@ -218,6 +218,8 @@ class BlurringNetwork(Weights):
 
     @unrounded
     def _predict(self, y: Tensor, sigma: Tensor, want_eps: bool) -> Tensor:
+        if isinstance(sigma, Tensor) and sigma.requires_grad and torch.is_grad_enabled():
+            raise DiffnumError("a blurring network has no gradient with respect to its levels; give sigma.detach()")
         z, sigma = self._check(y), arguments.array("sigma", sigma)
         if sigma.shape not in (self.shape[1:], (len(z), *self.shape[1:])):
             raise ValueError(
@@ -231,8 +233,8 @@ class BlurringNetwork(Weights):
     def _coefficients(self, sigma: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         """:func:`blurring_coefficients` of levels (1 or B, H, W) on the path of the process, where z stands, kept."""
         key = (*sigma[:, 0, 0].tolist(), *sigma[:, -1, -1].tolist(), z.device, z.dtype)
-        found = self._cache.get(key)
-        if found is None:
+        known, found = self._cache.get(key, (None, ()))
+        if known is None or not torch.equal(known, sigma):
             if len(self._cache) >= 1024:  # a grid has tens of times; keep the cache bounded for adaptive integrators
                 self._cache.clear()
             level = sigma[:, 0, 0]
@@ -242,11 +244,12 @@ class BlurringNetwork(Weights):
                     "sigma is not on the path of the blurring process this network is trained for "
                     f"(blur_max={self.blur_max:g}, d_min={self.d_min:g}); use diffnum.Blurring with these values"
                 )
-            coefficients = blurring_coefficients(sigma, level, self.spectrum)
             with torch.inference_mode(False):  # a cached inference tensor would break autograd later
+                sigma = sigma.clone()
+                coefficients = blurring_coefficients(sigma, sigma[:, 0, 0], self.spectrum)
                 found = tuple(c.to(z.device, z.dtype) for c in coefficients)
             if len(sigma) == 1:
-                self._cache[key] = found
+                self._cache[key] = sigma, found
         return found
 
 

@@ -5,8 +5,8 @@ n steps the sum of these is least where all are equal, which asks for steps in p
 errors are *equidistributed* (de Boor 1973). A grid uniform in log-SNR does so where C is constant.
 """
 
-from dataclasses import dataclass
-from math import comb
+from dataclasses import dataclass, field
+from math import comb, inf
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffnum import arguments, grids
+from diffnum.errors import DiffnumError
 from diffnum.problem import Problem, given_problem
 from diffnum.runner import steps
 
@@ -33,9 +34,20 @@ class Pilot:
     """
 
     process: Any
-    times: Tensor
-    density: Tensor
+    times: Tensor = field(repr=False)
+    density: Tensor = field(repr=False)
     order: int
+
+    def __post_init__(self) -> None:
+        times = grids.check_times(self.times, arguments.process(self.process))
+        density = arguments.dense("density", self.density)
+        if density.shape != times.shape or not (bool((density >= 0).all()) and 0 < density.sum() < inf):
+            raise DiffnumError(
+                "density must be one number for each time, finite and not negative, and positive somewhere; where a "
+                "problem asks for no steps, or for what is no number, take grids.log_snr"
+            )
+        for name, value in (("times", times), ("density", density), ("order", arguments.whole("order", self.order))):
+            object.__setattr__(self, name, value)
 
     def __call__(self, n: int) -> Tensor:
         """The grid of n steps: half of them as the density asks, half spread evenly, ``(n + 1,)``."""
@@ -90,7 +102,8 @@ def equidistributed(
         a :class:`Pilot`, from which ``pilot(n)`` makes grids; ``pilot.gain`` predicts what it is worth.
 
     Raises:
-        ValueError: another process, an order outside 1 ... 6, or an end without noise.
+        ValueError: another process, an order outside 1 ... 6, or an end without noise. DiffnumError: noise predictions
+            that are not finite, or that do not change at all.
 
     Source: the principle is de Boor's (1973, "Good approximation by splines with variable knots"); the monitor is ours.
     """
@@ -102,6 +115,7 @@ def equidistributed(
         raise ValueError(f"t_end={t_end} has no noise, and the pilot measures in log-SNR; take an end above 0")
     problem.check(u)
     problem = Problem(process, problem.denoiser)  # the count of evaluations of the one given is left alone
+    u = u.float() if u.dtype == torch.bfloat16 else u  # whose rounding hides every curvature
     small = torch.finfo(u.dtype).eps ** (1 / 3)  # as much rounding as curvature
     noise = torch.randn(u.shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float64, device="cpu")
     with torch.no_grad():

@@ -245,6 +245,8 @@ class LinearProcess(Frozen):
     def row_times(self, t: Any, u: Tensor) -> Tensor:
         """One time, or one per row of u, as a float64 tensor () or (B,); on the CPU no further than t_max.
 
+        One per row comes back, too, where t requires gradients.
+
         Raises:
             TypeError: no numbers. ValueError: neither one time nor one per row, or one outside the process.
         """
@@ -254,6 +256,8 @@ class LinearProcess(Frozen):
         if t.device.type == "cpu":
             self.check_time(t.detach().amax())
             t = t.clamp_max(self.t_max)
+        if t.requires_grad:  # a coefficient of all rows becomes a number, which autograd cannot follow
+            return t.reshape(-1).expand(len(u))
         return t.reshape(()) if t.numel() == 1 else t
 
     def forms(self, times: Sequence[float], what: str, u: Tensor) -> list[tuple[Any, ...]]:

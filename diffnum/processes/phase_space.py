@@ -72,7 +72,8 @@ class PhaseSpace(LinearProcess):
 
     def G(self, t: Tensor | float) -> Tensor:
         """Diffusion matrix ``(*t, 2, 2)``, diagonal."""
-        return self._diffusion(self.at(t)).sqrt()
+        t = self.at(t)
+        return _spread(self.beta(t).sqrt()) * self._noise.to(t.device).sqrt()
 
     def integral_F(self, to: Tensor | float, frm: Tensor | float) -> Tensor:
         """Integral of F from ``frm`` to ``to``, ``(*t, 2, 2)``, without cancellation."""

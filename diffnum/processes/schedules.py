@@ -119,8 +119,8 @@ class Table(Frozen):
         self.size = len(betas)
         levels = torch.cumsum(torch.log1p(-betas), 0) / 2
         _check_end(f"betas of shape ({self.size},)", -levels[-1].item())
-        self.knots = torch.cat([levels.new_zeros(1), levels])
-        self.rates = -2 * self.size * torch.diff(self.knots)
+        self._knots = torch.cat([levels.new_zeros(1), levels])
+        self._rates = -2 * self.size * torch.diff(self._knots)
 
     def _cell(self, t: Tensor) -> Tensor:
         # at a knot the cell below it, the one a sampler is about to enter; 1e-9 absorbs the rounding of k/N
@@ -128,11 +128,11 @@ class Table(Frozen):
 
     def beta(self, t: Tensor) -> Tensor:
         """Noise rate: piecewise constant."""
-        return self.rates.to(t.device)[self._cell(t)]
+        return self._rates.to(t.device)[self._cell(t)]
 
     def log_alpha(self, t: Tensor) -> Tensor:
         """Logarithm of the signal level."""
-        cell, knots = self._cell(t), self.knots.to(t.device)
+        cell, knots = self._cell(t), self._knots.to(t.device)
         return torch.lerp(knots[cell], knots[cell + 1], t * self.size - cell)
 
     def change(self, to: Tensor, frm: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Table(Frozen):
 
     def time(self, log_alpha: Tensor, ratio: Tensor) -> Tensor:
         """Time at which the signal level is reached."""
-        falling = -self.knots.to(log_alpha.device)
+        falling = -self._knots.to(log_alpha.device)
         cell = (torch.searchsorted(falling, -log_alpha.contiguous()) - 1).clamp(0, self.size - 1)
         return (cell + (-log_alpha - falling[cell]) / (falling[cell + 1] - falling[cell])) / self.size
 
