@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from diffnum import cli
+from diffnum import checks, classroom, cli
 from diffnum.classroom import assignments, check, course, points_for
 from diffnum.classroom.bench import solution as solution_of
 from diffnum.classroom.find import Cell, hopeless
@@ -332,6 +332,17 @@ SOLVERS = {
     "a05_exponential": "exponential", "a06_noise_scale": "extended", "a07_third_order": "third", "a08_verlet": "verlet",
     "a09_adaptive": "adaptive", "a10_process": "heun_in_rho", "a11_guidance": "guided",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_worked_solution_earns_the_points_of_its_own_cells(name, monkeypatch):
+    """What an assignment tests beside the solver, a process or a formula, when the library changes under it."""
+    earned, points = [], checks.points
+    monkeypatch.setattr(checks, "points", lambda most, *tests: earned.append((points(most, *tests), most)))
+    monkeypatch.setattr(classroom, "points_for", lambda *of, **more: None, raising=False)
+    source = (Path(__file__).parent / "solutions" / f"{name}.py").read_text(encoding="utf-8")
+    exec(compile(source, name, "exec"), {"__name__": name})
+    assert all(got == most for got, most in earned), earned
 
 
 def test_there_are_eleven_assignments_with_a_notebook_each(tmp_path):

@@ -42,9 +42,13 @@ class Isotropic(Diagonal):
         """Integral of F from ``frm`` to ``to``."""
         raise NotImplementedError
 
-    def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha(to) / alpha(frm), and alpha(to) (rho(to) - rho(frm)) without cancellation."""
+    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
+        """alpha(to) (rho(to) - rho(frm)) without cancellation."""
         raise NotImplementedError
+
+    def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha(to) / alpha(frm), and the noise factor; a subclass may have both at a smaller cost."""
+        return self._log_change(to, frm).exp(), self._noise_factor(to, frm)
 
     @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -217,6 +221,9 @@ class VP(Isotropic):
     def _log_change(self, to: Tensor, frm: Tensor) -> Tensor:
         return self.schedule.change(to, frm)
 
+    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
+        return self._step(to, frm)[1]
+
     def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
         change = self.schedule.change(to, frm)
         psi, (sigma_to, sigma_frm) = change.exp(), self._signal(torch.stack(torch.broadcast_tensors(to, frm)))[1]
@@ -257,8 +264,8 @@ class VE(Isotropic):
     def _log_change(self, to: Tensor, frm: Tensor) -> Tensor:
         return torch.zeros_like(to + frm)
 
-    def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
-        return self._log_change(to, frm).exp(), to - frm
+    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
+        return to - frm
 
     @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -297,8 +304,8 @@ class RectifiedFlow(Isotropic):
     def _log_change(self, to: Tensor, frm: Tensor) -> Tensor:
         return torch.log1p((frm - to) / (1 - frm))
 
-    def _step(self, to: Tensor, frm: Tensor) -> tuple[Tensor, Tensor]:
-        return self._log_change(to, frm).exp(), (to - frm) / (1 - frm)
+    def _noise_factor(self, to: Tensor, frm: Tensor) -> Tensor:
+        return (to - frm) / (1 - frm)
 
     @inverse
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
