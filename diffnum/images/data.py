@@ -344,7 +344,7 @@ def _pixels(name: str, blob: bytes) -> np.ndarray:
     if picture.format != ("PNG" if name.lower().endswith(".png") else "JPEG"):
         raise ValueError(f"{name} is a {picture.format} picture by another name; rename it, or convert it")
     clear = "A" in picture.mode or "transparency" in picture.info
-    if (clear and picture.convert("RGBA").getchannel("A").getextrema()[0] < 255) or picture.mode[0] in "IF":
+    if (clear and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255) or picture.mode[0] in "IF":
         raise ValueError(f"{name} has {'an alpha channel' if clear else 'more than 8 bits'}; convert it to 8-bit RGB")
     return pixels
 
