@@ -163,7 +163,7 @@ def _claim(order: int | Callable[..., int] | None) -> Callable[..., int] | None:
     return order if callable(order) or order is None else lambda grid="log_snr", process=None, **options: order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """What a run returns.
 
@@ -264,7 +264,7 @@ def solve(
     return Solution(end, decode(end), run.problem.nfe, run.times, kept, decode)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """Where a run stands after a step.
 
@@ -344,13 +344,14 @@ class _Run:
             self.problem = self.problem.on(self.u, grid)
             self.steps = self.solver(self.problem, self.u, grid, **options)
         if not isinstance(self.steps, Iterator):
-            kind = type(self.steps).__name__
-            raise DiffnumError(f"{self.name} returned {kind}; a solver is a generator: yield u after each step")
+            raise DiffnumError(
+                f"{self.name} returned {_kind(self.steps)}; a solver is a generator: yield u after each step"
+            )
 
     def __iter__(self) -> Iterator[Tensor]:
-        u, n, count = self.u, len(self.times) - 1, 0
-        like = u.shape, u.dtype, u.device
+        u, n, count, like = self.u, len(self.times) - 1, 0, (self.u.shape, self.u.dtype, self.u.device)
         while True:
+            _ = _recordable(u) if self.gradients else u  # refuses
             with torch.set_grad_enabled(self.gradients):  # around each step: between them the caller's code runs
                 state = next(self.steps, None)
                 # what the run goes on with is not handed out where a caller may write into it, or a foreign solver does
@@ -362,6 +363,8 @@ class _Run:
                     f"{self.name} yielded {_kind(state)} for a state that is {_kind(u)}; keep shape, dtype and device"
                 )
             count += 1
+            if count > n:  # one is enough to know
+                break
             yield state
         if count != n:
             raise DiffnumError(f"{self.name} yielded {count} states for {n} steps; yield u once after each step")
@@ -379,10 +382,7 @@ def _prepared(
     name = getattr(run, "__name__", repr(run))
     for what, value in {"times": times, **options}.items() if gradients else ():
         if isinstance(value, Tensor) and value.requires_grad:
-            raise DiffnumError(
-                f"{what} requires gradients, and a run has none with respect to it; give {what}.detach(), or take a "
-                "difference of two runs"
-            )
+            raise DiffnumError(f"{what} requires gradients, and a run has none with respect to it; use {what}.detach()")
     times = check_times(times, problem.process, getattr(run, "both_ways", False))
     if times[0] < times[-1] and denoise:
         raise ValueError("denoise=True adds a step to clean data, but times run from data to noise; leave it out")

@@ -146,3 +146,21 @@ def test_a_package_inside_a_strangers_repository_tells_its_own_version(built, tm
     where, version = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "lib")).splitlines()
     assert where == str(tmp_path / "lib" / "diffnum" / "__init__.py")
     assert version == __version__
+
+
+def test_a_copy_in_a_repository_that_does_not_track_it_tells_its_own_version(tmp_path):
+    from diffnum import __version__
+
+    root = Path(__file__).parents[1]
+    shutil.copytree(root / "diffnum", tmp_path / "diffnum", ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
+    run(*git, "init", "-q", cwd=tmp_path)
+    run(*git, "commit", "-q", "--allow-empty", "-m", "theirs", cwd=tmp_path)
+    run(*git, "tag", "v9.9", cwd=tmp_path)
+    code = "from diffnum.images.provenance import code_version; print(code_version())"
+    assert run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path)).strip() == __version__
+    run(*git, "add", "diffnum/__init__.py", cwd=tmp_path)
+    run(*git, "commit", "-q", "-m", "taken over", cwd=tmp_path)
+    told = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path)).strip()
+    assert told.startswith("v9.9-1-g")

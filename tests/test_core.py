@@ -336,7 +336,7 @@ def test_times_as_arrays(vp):
         (lambda problem, u, times: u, "generator"),
         (lambda problem, u, times: None, "generator"),
         (lambda problem, u, times: iter([]), "yielded 0 states"),
-        (lambda problem, u, times: iter([u, u, u, u]), "yielded 4 states"),
+        (lambda problem, u, times: iter([u, u, u, u]), "yielded 3 states"),
         (lambda problem, u, times: iter([u.float(), u]), "keep shape"),
         (lambda problem, u, times: iter([u[:1], u]), "keep shape"),
     ],

@@ -206,3 +206,62 @@ def test_statistics_with_nan_or_of_a_wrong_shape_are_refused(tmp_path, what):
     for text in ("[" * 100_000, "{}", "[]", '{"count": 1, "source": ""}', '{"count": [], "source": ""}'):
         with pytest.raises(DiffnumError, match="is not a reference"):
             Reference.from_bytes(save(load(blob), {"diffnum": text}), "a")
+
+
+def drawn(mode, colour, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.new(mode, (32, 32), colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+ODD = {
+    "16 bits": ("x.png", drawn("I;16", 40000), "more than 8 bits"),
+    "alpha": ("x.png", drawn("RGBA", (9, 9, 9, 100)), "alpha"),
+    "grey alpha": ("x.png", drawn("LA", (9, 0)), "alpha"),
+    "a JPEG as PNG": ("x.png", drawn("RGB", (9, 9, 9), "JPEG"), "by another name"),
+    "a PNG as JPEG": ("x.jpg", png(9), "by another name"),
+    "empty": ("x.png", b"", "no picture"),
+    "half": ("x.png", png(9)[:60], "truncated"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_picture_that_would_lose_something_is_refused_by_name(tmp_path, zipped, what):
+    """Or one that is not what its name says: by their names pictures count as exact."""
+    name, blob, message = ODD[what]
+    tree(tmp_path, {**TEN, f"train/cat/{name}": blob}, zipped)
+    with pytest.raises(DiffnumError, match=rf"cat/{name}.*{message}"):
+        data.cifar10(tmp_path)
+
+
+@pytest.mark.parametrize("mode, colour", [("L", 9), ("P", 0), ("1", 1), ("RGBA", (9, 9, 9, 255))])
+def test_a_picture_that_loses_nothing_is_read(tmp_path, mode, colour):
+    tree(tmp_path, {**TEN, "train/cat/x.png": drawn(mode, colour)}, False)
+    assert len(data.cifar10(tmp_path)) == 11
+
+
+def test_links_are_followed_once_and_a_lost_one_is_named(tmp_path):
+    tree(tmp_path, TEN, False)
+    classes = tmp_path / "train"
+    (classes / "cat").rename(tmp_path / "elsewhere")
+    (classes / "cat").symlink_to(tmp_path / "elsewhere")
+    (classes / "dog" / "again").symlink_to(classes)
+    assert data.cifar10(tmp_path).labels.tolist() == list(range(10))
+    (classes / "dog" / "x.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DiffnumError, match=r"dog/x\.png"):
+        data.cifar10(tmp_path)
+
+
+def test_a_picture_that_moves_takes_its_label_along(tmp_path):
+    """Its size and its time stay: what was decoded before must not come back."""
+    tree(tmp_path, {name: blob.ljust(200, b"\0") for name, blob in TEN.items()}, False)
+    cat, frog = tmp_path / "train" / "cat", tmp_path / "train" / "frog"
+    for path in (cat, frog, *cat.iterdir(), *frog.iterdir()):
+        os.utime(path, ns=(0, 0))
+    data.cifar10(tmp_path)
+    cat.rename(cat.with_name("new"))
+    frog.rename(cat)
+    cat.with_name("new").rename(frog)
+    found = data.cifar10(tmp_path)
+    assert found.images[found.labels == 3, 0, 0, 0].tolist() == [6]

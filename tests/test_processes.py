@@ -203,8 +203,15 @@ def test_the_manifest_lists_what_is_there_and_finds_what_was_exchanged(tmp_path,
     ]  # fmt: skip
     shards.write(plan, tmp_path, shards.Shard(0, 255 - one.images, one.finite, one.nfe))
     assert np.array_equal(quality.images(plan, 6, tmp_path)[0][:2], 255 - images[:2])
-    (kept / "manifest.json").write_text("{")
-    assert quality.images(plan, 6, tmp_path)[0].shape == (6, 32, 32, 3) and len(shards.manifest(plan, tmp_path)) == 3
+    line = found["shards"][0]
+    odd = [{k: v for k, v in line.items() if k != "first"}, {**line, "images": "2"}, {**line, "lost": None}, [line], 3]
+    for text in (
+        "{",
+        *(json.dumps({**found, "shards": [entry]}) for entry in odd),
+    ):  # damaged, or parseable and no list
+        (kept / "manifest.json").write_text(text)
+        assert quality.images(plan, 6, tmp_path)[0].shape == (6, 32, 32, 3)
+        assert len(shards.manifest(plan, tmp_path)) == 3
 
 
 def test_features_of_shards_are_those_of_all_images(tmp_path, monkeypatch):

@@ -85,6 +85,26 @@ def test_a_solver_that_writes_into_its_state_changes_nothing_else():
     checks.assert_close(found, wanted, magnified=1e3)
 
 
+def test_a_solver_without_an_end_has_one():
+    problem, u = problem_on("vp")
+
+    def endless(problem, u, times):
+        while True:
+            yield u
+
+    for run in (dn.solve, lambda *args: list(dn.steps(*args))):
+        with pytest.raises(dn.DiffnumError, match="3 states for 2 steps"):
+            run(problem, endless, u, [1.0, 0.5, 0.2])
+
+
+def test_a_step_inside_inference_mode_does_not_end_the_gradients_in_silence():
+    problem, u = problem_on("vp")
+    run = dn.steps(problem, "ddim", u.requires_grad_(), [1.0, 0.5, 0.2], gradients=True)
+    assert next(run) != next(dn.steps(problem, "ddim", u, [1.0, 0.5]))  # told apart without a look at the numbers
+    with torch.inference_mode(), pytest.raises(dn.DiffnumError, match="records nothing"):
+        next(run)
+
+
 @pytest.mark.parametrize("name", ["exponential_adams", "plms", "sa_solver", "ddim"])
 def test_writing_into_what_is_shown_changes_no_run(name):
     problem, u = problem_on("vp")

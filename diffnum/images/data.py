@@ -46,7 +46,7 @@ ARCHIVE, FOLDER, LOSSLESS, PACK = (
 )
 PICTURES = (".jpg", ".jpeg", ".png")
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
-FORMAT = 2  # of decoded arrays in the cache; what an earlier version decoded is decoded anew
+FORMAT = 3  # of decoded arrays in the cache; what an earlier version decoded is decoded anew
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ def _find(place: Path, split: str, exact: bool) -> Images | None:
         return _cached(path, f"{split}-exact" if exact else split, lambda: _unpack(path, split, exact), exact)
     if place.is_dir() and (place / split).is_dir():
         tree = place / split
-        files = [p for p in sorted(tree.rglob("*")) if _is_picture(p.relative_to(tree))]
+        files = [p for p in _below(tree) if _is_picture(p.relative_to(tree))]
         lossless = all(p.suffix.lower() == ".png" for p in files)
         if files and (lossless or not exact):
             pictures = ((p.relative_to(place).as_posix(), read(p)) for p in files)
-            return _cached(tree, split, lambda: _decode(pictures, len(files)), lossless)
+            return _cached(tree, split, lambda: _decode(pictures, len(files)), lossless, files)
     for path in (p for p in by_name.values() if p.suffix == ".zip" and p.is_file()):
         names = _pictures(path, split)
         lossless = all(name.lower().endswith(".png") for name in names)
@@ -198,6 +198,19 @@ def _find(place: Path, split: str, exact: bool) -> Images | None:
         with _reading(by_name[LOSSLESS]), np.load(by_name[LOSSLESS]) as z:
             return Images(z[f"{split}_x"], z[f"{split}_y"], True, LOSSLESS)
     return None
+
+
+def _below(folder: Path) -> list[Path]:
+    """All files below a folder, through links to folders too, each folder once."""
+    found, seen = [], set()
+    for at, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(at) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(at))
+        found += [Path(at, name) for name in names]
+        found += [Path(at, name) for name in folders if name.lower().endswith(PICTURES)]  # refused where it is read
+    return sorted(found)
 
 
 @contextmanager
@@ -228,10 +241,11 @@ def _pictures(path: Path, split: str) -> list[str]:
         )  # fmt: skip
 
 
-def _cached(path: Path, key: str, decode: Any, exact: bool) -> Images:
+def _cached(path: Path, key: str, decode: Any, exact: bool, files: list[Path] | None = None) -> Images:
     """Decode once; keep the arrays beside the downloads under a name that changes when the source does."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    state = [(p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    files = files or (sorted(path.rglob("*")) if path.is_dir() else [path])
+    with _reading(path):  # a link may lead nowhere
+        state = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     tag = hashlib.sha256(f"{FORMAT}|{path.resolve()}|{state}|{key}".encode()).hexdigest()[:16]
     file = cache() / "decoded" / f"cifar10-{key}-{tag}.npz"
     if file.is_file():
@@ -303,19 +317,36 @@ def _zip_members(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
 
 def _decode(members: Iterable[tuple[str, bytes]], count: int) -> tuple[np.ndarray, np.ndarray]:
     """So many pictures named .../<class>/<file> -> arrays; the label is the class's place among the ten."""
-    from PIL import Image
-
     known = {**{name: i for i, name in enumerate(CLASSES)}, **{str(i): i for i in range(len(CLASSES))}}
     images, labels = [], []
     for name, blob in _watched(members, count, "reading pictures"):
-        pixels, folder = np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), PurePosixPath(name).parent.name
-        if pixels.shape != (32, 32, 3):
-            raise ValueError(f"{name} has shape {pixels.shape}, expected 32x32 RGB")
+        pixels, folder = _pixels(name, blob), PurePosixPath(name).parent.name
         if folder.lower() not in known:
             raise ValueError(f"{name} is in no folder of a class ({', '.join(CLASSES)}, or 0 to 9); move it away")
         images.append(pixels)
         labels.append(known[folder.lower()])
     return np.stack(images) if images else np.zeros((0, 32, 32, 3), np.uint8), np.array(labels, np.int64)
+
+
+def _pixels(name: str, blob: bytes) -> np.ndarray:
+    """A picture of 32 x 32 pixels, if it is what its name says and no conversion to RGB would lose any of it."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(io.BytesIO(blob))
+        pixels = np.asarray(picture.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is no picture; move it away") from None
+    except Exception as error:  # as many kinds as in `_reading`
+        raise ValueError(f"{name}: {error}") from None
+    if pixels.shape != (32, 32, 3):
+        raise ValueError(f"{name} has shape {pixels.shape}, expected 32x32 RGB")
+    if picture.format != ("PNG" if name.lower().endswith(".png") else "JPEG"):
+        raise ValueError(f"{name} is a {picture.format} picture by another name; rename it, or convert it")
+    clear = "A" in picture.mode or "transparency" in picture.info
+    if (clear and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255) or picture.mode[0] in "IF":
+        raise ValueError(f"{name} has {'an alpha channel' if clear else 'more than 8 bits'}; convert it to 8-bit RGB")
+    return pixels
 
 
 def _watched(items: Iterable[Any], count: int, text: str) -> Iterator[Any]:

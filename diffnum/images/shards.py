@@ -24,6 +24,7 @@ from diffnum.errors import DiffnumError
 
 FOLDER = ".runs/quality"
 MANIFEST = "manifest.json"
+ENTRY = {"file": str, "first": int, "images": int, "nfe": int, "lost": int, "sha256": str}  # a line of it
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def manifest(recipe: dict[str, Any], folder: str | os.PathLike[str]) -> dict[str
     try:
         found = json.loads(files.read(home(recipe, folder) / MANIFEST))
         lines = {entry["file"]: entry for entry in found["shards"]}
-        return lines if found["recipe"] == recipe and all(isinstance(e["sha256"], str) for e in lines.values()) else {}
+        whole = all(type(e[key]) is kind for e in lines.values() for key, kind in ENTRY.items())
+        return lines if found["recipe"] == recipe and whole else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
