@@ -29,6 +29,7 @@ from torch import Tensor
 
 import diffnum as dn
 from diffnum import analysis, grids
+from diffnum.claims.foundations.network import PILOT
 from diffnum.denoisers.targets import smooth
 from diffnum.files import write
 from diffnum.interop.audit.bench import Bench
@@ -56,13 +57,9 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-#: Ours, with a grid that a pilot run makes for the problem, whatever the column says.
-PILOT = "noise in log_snr, order 3, corrected, pilot's grid"
-
-
 @cache
 def grid_of(problem: Any) -> analysis.Pilot:
-    """The pilot of a problem, from start states that no row is measured on."""
+    """The pilot of a problem, from start states that no row is measured on, for the row ``PILOT``."""
     shape = problem.denoiser.shape
     images = len(shape) == 3
     u = problem.prior((4 if images else 64, *shape), dtype=torch.float32 if images else torch.float64, seed=1)
@@ -181,6 +178,8 @@ def table(result: dict[str, Any], rows: dict[str, Run], others: Collection[str],
         raise SystemExit(f"{out} was measured from other start states; make it anew")
     for name in ("smooth", "mixture", "fresh", "network"):
         by_grid = result["errors"].setdefault(name, {})
+        if PILOT in rows:
+            result.setdefault("gain", {})[name] = grid_of(made[name][0]).gain
         wanted = [row for row in rows if name != "network" or row not in result["same"]]
         exact: Tensor | None = None
         for grid, row in ((g, r) for g in GRIDS for r in wanted):

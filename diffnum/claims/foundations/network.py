@@ -123,6 +123,7 @@ def bfloat16_has_a_floor() -> Verdict:
     return conditional("steps are few (5, not 80)", few, many, saw, numbers)
 
 
+#: The row of ``few.json`` with a grid that a pilot run makes for the problem, whatever its column says.
 PILOT = "noise in log_snr, order 3, corrected, pilot's grid"
 
 
@@ -150,6 +151,8 @@ def pilot_grid_leads() -> Verdict:
     saw = "least error of all libraries over that on the pilot's grid, 15 and 20 evaluations: " + "; ".join(
         f"{problem} {ratio[f'{problem}_15']:.2f}, {ratio[f'{problem}_20']:.2f}" for problem in few["errors"]
     )
+    saw += "; gain predicted over the log-SNR grid: " + ", ".join(f"{p} {g:.2f}" for p, g in few["gain"].items())
     network, *mixtures = (ratio[f"{problem}_20"] for problem in ("network", "smooth", "mixture", "fresh"))
     return conditional("the data are one of the mixtures, not what the network has learned",
-                       min(mixtures) > 1.3, network > 1.3, saw, ratio)  # fmt: skip
+                       min(mixtures) > 1.3, network > 1.3, saw,
+                       ratio | {f"{p}_gain": g for p, g in few["gain"].items()})  # fmt: skip

@@ -98,8 +98,8 @@ class Bench:
     def error(self, run: Run) -> float:
         """Distance of the median start from the exact end, in VP coordinates.
 
-        A start that decides late between the modes has a hundred times the error of others, and steps are not short for
-        it yet: in a mean over starts it alone decides, and the order changes by a half with the draw.
+        A start that decides late between the modes has a much larger error, and steps are not short for it yet: in a
+        mean over starts it alone decides, and the order changes with the draw.
         """
         wrong = (run.y.double() - self.truth(run.start, run.end)) / (1 + run.end**2) ** 0.5
         return wrong.square().mean(1).sqrt().median().item()
