@@ -94,9 +94,8 @@ def edm_churn(problem: Problem, u: Tensor, times: list[float], churn: float = 1.
 
 def churned(process: Any, t: float, gamma: float) -> tuple[float, tuple[float, float]]:
     """The time at which the level is 1 + gamma times as high, and the factors of state and draw that lead there."""
-    alpha, sigma = process.levels(t)
-    rho = min((1 + gamma) * sigma / alpha, process.rho(process.t_max))
-    h = min(max(process.time_of_rho(rho), t), process.t_max)
-    keep, _ = process.step(t, h)
-    reached = process.levels(h)[1]
-    return h, (keep, max(reached**2 - (keep * sigma) ** 2, 0.0) ** 0.5)
+    rho, top = process.rho(t), process.rho(process.t_max)
+    more = min(gamma * rho, max(top - rho, 0.0))
+    h = min(max(process.time_of_rho(rho + more), t), process.t_max)
+    # the draw's factor comes from the levels: a root would magnify the rounding of h to half of the digits
+    return h, (process.step(t, h)[0], process.levels(h)[0] * (more * (2 * rho + more)) ** 0.5)
