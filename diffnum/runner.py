@@ -350,8 +350,9 @@ class _Run:
 
     def __iter__(self) -> Iterator[Tensor]:
         u, n, count, like = self.u, len(self.times) - 1, 0, (self.u.shape, self.u.dtype, self.u.device)
-        while True:
-            _ = _recordable(u) if self.gradients else u  # refuses
+        while count <= n:  # one too many is enough to know
+            if self.gradients:
+                _recordable(u)  # refuses
             with torch.set_grad_enabled(self.gradients):  # around each step: between them the caller's code runs
                 state = next(self.steps, None)
                 # what the run goes on with is not handed out where a caller may write into it, or a foreign solver does
@@ -363,9 +364,8 @@ class _Run:
                     f"{self.name} yielded {_kind(state)} for a state that is {_kind(u)}; keep shape, dtype and device"
                 )
             count += 1
-            if count > n:  # one is enough to know
-                break
-            yield state
+            if count <= n:
+                yield state
         if count != n:
             raise DiffnumError(f"{self.name} yielded {count} states for {n} steps; yield u once after each step")
 
