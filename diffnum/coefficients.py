@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import pairwise
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -61,17 +60,22 @@ def adams_bashforth(order: int) -> tuple[float, ...]:
     return tuple(weights)
 
 
-def lagrange(nodes: Sequence[float | Tensor], x: Tensor) -> Tensor:
+def lagrange(nodes: Sequence[float | Tensor] | Tensor, x: Tensor) -> Tensor:
     r"""Lagrange polynomials :math:`l_j(x) = \prod_{k \ne j} (x - x_k)/(x_j - x_k)` of the nodes.
 
+    Args:
+        nodes: q numbers or tensors, or one tensor ``(q, ...)``, that broadcast against x.
+        x: float64 tensor.
+
     Returns:
-        float64 tensor ``(len(nodes), *x.shape)``; its rows sum to 1.
+        float64 tensor ``(q, *x.shape)``; its rows sum to 1.
     """
-    columns = [
-        prod(((x - other) / (node - other) for k, other in enumerate(nodes) if k != j), start=torch.ones_like(x))
-        for j, node in enumerate(nodes)
-    ]
-    return torch.stack(columns)
+    if not isinstance(nodes, Tensor):
+        nodes = torch.stack([torch.as_tensor(node, dtype=torch.float64, device="cpu") for node in nodes])
+    at = nodes.reshape(len(nodes), *(1,) * (x.ndim + 1 - nodes.ndim), *nodes.shape[1:])
+    factors = (x - at) / (at[:, None] - at)  # [j, k] is one of polynomial j, but for k = j
+    factors.diagonal().fill_(1)
+    return factors.prod(1)
 
 
 Edges = Sequence[tuple[float, float]]
@@ -174,7 +178,7 @@ def adams_table(
     pieces, owner = (steps, np.arange(len(steps))) if variable is None else panels(steps, breaks)
     at, measure = quadrature(pieces)
     theta, rows = torch.tensor(nodes, dtype=torch.float64, device="cpu"), torch.from_numpy(owner)
-    past = [theta[rows + order - 1 - j, None] for j in range(order)]
+    past = theta[rows + torch.arange(order - 1, -1, -1, device="cpu")[:, None], None]
     values = (lagrange(past, at if variable is None else variable(at)) * measure).sum(2)
     table = torch.zeros(order, len(steps), dtype=torch.float64, device="cpu").index_add_(1, rows, values)
     table /= torch.from_numpy(steps).diff(dim=1)[:, 0]
@@ -418,7 +422,7 @@ def exponential_table(process: Any, times: Sequence[float], order: int, K: str =
     basis = tau.new_zeros(order + ahead, *tau.shape)
     for size in range(1, min(order, n) + 1):
         some = (known == size).nonzero()[:, 0]
-        nodes = [grid[owner[some] - j, None] for j in range(-1 if ahead else 0, size)]
+        nodes = grid[owner[some] - torch.arange(-ahead, size, device="cpu")[:, None], None]
         basis[: size + ahead, some] = lagrange(nodes, tau[some]) * weights[some]
     table: Tensor | None = None
     for some in torch.arange(len(owner), device="cpu").split(max(1, AT_ONCE // process.numbers)):

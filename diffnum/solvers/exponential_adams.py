@@ -243,7 +243,7 @@ def mean_values(
         first, last = size - 1, size if size < order else n
         inside = ((owner >= first) & (owner < last)).nonzero().flatten()
         i = owner[inside]
-        nodes = [places[i - j, None] for j in range(-1 if ahead else 0, size)]
+        nodes = places[i - torch.arange(-ahead, size, device="cpu")[:, None], None]
         parts = (lagrange(nodes, at[inside]) * density[inside]).sum(2).mT
         total = parts.new_zeros(last - first, len(nodes)).index_add_(0, i - first, parts)
         means += [tuple(row) for row in (total / total.sum(1, keepdim=True)).tolist()]

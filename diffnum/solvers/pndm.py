@@ -18,6 +18,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffnum.coefficients import adams_bashforth, adams_table, combine
@@ -36,7 +37,7 @@ def middles(process: Any, times: Sequence[float], midpoint: str) -> list[float]:
         return [(t + s) / 2 for t, s in pairwise(times)]
 
     def made() -> list[float]:
-        rho = process.rho(list(times))
+        rho = process.rho(torch.tensor(times, dtype=torch.float64, device="cpu"))
         return process.time_of_rho((rho[1:] + rho[:-1]) / 2).tolist()
 
     return kept.get((middles, process, tuple(times)), made)
@@ -49,7 +50,7 @@ def grid_weights(
 
     The first steps have the weights of a ``ramp``, or none, for a start of another kind.
     """
-    ratios = process.rho(list(times)).tolist()
+    ratios = process.rho(torch.tensor(times, dtype=torch.float64, device="cpu")).tolist()
     nodes, theta = (ratios, None) if variable == "sigma" else (times, process.time_of_rho)
     kinks = process.rho(process.knots).tolist() if theta and process.unit else ()
     weights = adams_table(nodes, order, ratios, theta, kinks)
