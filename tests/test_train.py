@@ -554,9 +554,9 @@ def test_ambient_state_of_torch_does_not_matter(folder, tmp_path):
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize(("amx", "expected"), [(True, True), (False, False)])
-def test_bfloat16_where_the_processor_is_fast_at_it(monkeypatch, amx, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+@pytest.mark.parametrize(("has", "expected"), [("amx_bf16", True), ("avx512_bf16", True), ("avx512_f", False)])
+def test_bfloat16_where_the_processor_is_fast_at_it(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, has: True}, raising=False)
     assert training.fast_bfloat16(torch.device("cpu")) is expected
 
 
