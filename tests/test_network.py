@@ -1,5 +1,6 @@
 """The shipped network: stored pairs, precisions, the blend into the Wiener denoiser, and files that are not right."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -165,7 +166,15 @@ def test_every_shipped_network_loads_and_is_small():
         network = load(name)
         assert network.sha256 == network.card["sha256"] and network.shape == (3, 32, 32)
         assert (WEIGHTS / f"{name}.safetensors").stat().st_size <= 16_000_000
-        assert (WEIGHTS / f"{name}.md").is_file()
+
+
+@pytest.mark.parametrize("card", sorted(WEIGHTS.glob("*.md")), ids=lambda card: card.stem)
+def test_every_card_is_of_the_file_beside_it(card):
+    """Weights were exchanged once, and the text went on about those before."""
+    assert hashlib.sha256(card.with_suffix(".safetensors").read_bytes()).hexdigest() in card.read_text("utf-8")
+    assert {file.stem for file in WEIGHTS.glob("*.safetensors")} - {file.stem for file in WEIGHTS.glob("*.md")} == {
+        "cifar10-reference"
+    }, "described by the card of the features"
 
 
 def test_unknown_name_lists_the_known():

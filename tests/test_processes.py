@@ -51,17 +51,18 @@ class Cheap:
         return x * (sigma / (sigma**2 + 0.25))
 
 
-def launched(words, size, **more):
+def launched(words, size, ranks=None, port=None, **more):
     """So many processes, as a launcher other than torchrun would start them; stderr of each is a pipe."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     about = {**os.environ, "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **more}
     about |= {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"}
     return [
         subprocess.Popen([sys.executable, "-c", WORKER, *map(str, words)], env={**about, "RANK": str(rank)},
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in range(size)
+        for rank in ranks or range(size)
     ]  # fmt: skip
 
 
@@ -151,6 +152,17 @@ def test_one_that_fails_says_why_and_ends_the_others(tmp_path):
     assert lines[0].startswith("diffnum: process 1 of 2: out of memory; use a smaller --batch or "), lines
     statuses, lines, _ = ended(launched(["sample", "--steps", "0"], 2))
     assert statuses == [1, 1] and len(lines) == 1 and "--steps=0 must be" in lines[0], lines
+
+
+def test_who_waits_for_the_others_to_come_hears_a_request_to_stop(tmp_path):
+    """Torch waits for them in C++, for minutes; the first of two answers the second's call here, and says no more."""
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        first.settimeout(600)
+        runs = launched([*PLAN, "--out", tmp_path / "out"], 2, ranks=[1], port=first.getsockname()[1])
+        with first.accept()[0]:
+            runs[0].terminate()
+            statuses, lines, _ = ended(runs, within=120)
+    assert statuses == [143] and not lines, lines
 
 
 @pytest.mark.weights

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diffnum.errors import DiffnumError
-from diffnum.images.processes import ALONE, SILENCE, Team, quiet
+from diffnum.images.processes import ALONE, Team, quiet
 
 PATIENCE = 3.0  # seconds that one of several processes leaves to the others
 ASKING = (signal.SIGTERM, signal.SIGINT)
@@ -142,7 +142,7 @@ class Stopping:
                 print(f"stopped by {cause or f'the file {self.file}'}: {text}", file=sys.stderr, flush=True)
                 sys.stdout.flush()
                 if self.team.size > 1 and self.team.end(128 + number if number else 0):
-                    self.team.leave(SILENCE)  # the others look once a second, and on a busy machine later
+                    self.team.leave()
             finally:  # also when nobody reads what is said
                 os._exit(128 + number if number else 0)
 

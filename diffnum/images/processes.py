@@ -22,15 +22,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import wraps
+from math import inf
 from typing import Any, TypeVar
 
 from diffnum.errors import DiffnumError
 
 T = TypeVar("T")
 BEAT, SILENCE, GRACE = 1.0, 15.0, 3.0  # seconds: between signs of life, until none is death, to end in an orderly way
+MEETING = 600.0  # seconds until all have come
 POLL = 0.02  # seconds between looks at the store while waiting
 PARTS = 2**20  # progress is counted in whole numbers, so many to a unit
 LONG = timedelta(days=7)  # death is noticed by the beat, so that no call need have a limit of its own
@@ -138,20 +141,30 @@ class Team:
         """End the others with a status, unless they are ending already; whether this was the first to say so."""
         return self.size == 1 or self._claim(self.store, status)
 
-    def leave(self, patience: float = 0.0) -> None:
-        """Say that this process goes. The first keeps the store, and waits for the others so many seconds at most."""
-        until = time.monotonic() + patience
+    def leave(self, everybody: bool = False) -> None:
+        """Say that this process goes. The first, which keeps the store, goes last, or others would miss it.
+
+        It waits 15 seconds at most, and for nobody who gives no sign of life; for ``everybody`` as long as it takes.
+        """
+        begun, others = time.monotonic(), set(range(self.size)) - {self.rank}
+        heard = dict.fromkeys(others, (-1, begun))
+        patience, silence = (inf, inf) if everybody else (SILENCE, BEAT + GRACE)
         with suppress(RuntimeError):  # the store may have gone
             self.store.set(f"left/{self.rank}", "")
-            everybody = [f"left/{rank}" for rank in range(self.size)]
-            while self.first and not self.store.check(everybody) and time.monotonic() < until:
+            while self.first and others and (now := time.monotonic()) < begun + patience:
+                for rank in list(others):
+                    beat = self.store.add(f"beat/{rank}", 0)
+                    if beat != heard[rank][0]:
+                        heard[rank] = beat, now
+                    if now - heard[rank][1] > silence or self.store.check([f"left/{rank}"]):
+                        others.remove(rank)
                 time.sleep(POLL)
 
     def _part(self) -> None:
         """Leave at the end of the run. The others listen no more, since the first may go."""
         if not self.first:
             self._over.set()
-        self.leave(LONG.total_seconds())
+        self.leave(everybody=True)
 
     def _key(self, what: str) -> str:
         """A new key, the same in all processes, which make the same calls in the same order."""
@@ -194,10 +207,11 @@ class Team:
                 elif (beat := store.add(f"beat/{neighbour}", 0)) != heard:
                     heard, since = beat, time.monotonic()
                     continue
-                elif time.monotonic() - since < SILENCE or store.check([f"left/{neighbour}"]):
+                elif time.monotonic() - since < (SILENCE if beat else MEETING) or store.check([f"left/{neighbour}"]):
                     continue
                 elif self._claim(store, status):
-                    reason = f"process {neighbour} of {self.size} has gone without a word (killed, or out of memory)"
+                    what = "has gone without a word" if beat else "never came"
+                    reason = f"process {neighbour} of {self.size} {what} (killed, or out of memory)"
             except RuntimeError:  # torch.distributed has no closer type for a store that cannot be reached
                 gone = "the launcher, or the first process of the run, has gone (killed, or out of memory)"
                 reason = gone if self._claim(store, status) else ""
@@ -211,11 +225,10 @@ class Team:
         """End this process: in an orderly way if it listens, or else hard."""
         _told.set()
         self._status = status
-        if not status:  # before the first goes, or its going would look like a failure
-            self.leave()
-        else:
+        if status:
             _thread.interrupt_main(signal.SIGTERM)
             self._over.wait(GRACE)
+        self.leave()
         sys.stdout.flush()
         os._exit(status)
 
@@ -242,16 +255,17 @@ def team() -> Iterator[Team]:
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise DiffnumError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start several with torchrun")
     try:
-        store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=10))))
-        kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(kinds, store=store, rank=rank, world_size=size, timeout=LONG)
+        meet = dist.rendezvous("env://", timeout=timedelta(seconds=MEETING))
+        store, _, _ = _audibly(lambda: next(iter(meet)))
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DiffnumError(f"the {size} processes do not find each other ({reason}); see what the others say") from None
     found = Team(rank, size, store)
-    watcher = threading.Thread(target=found._watch, args=(store.clone(),), daemon=True)
-    watcher.start()
+    # before the next call, which would wait without end for a process that has gone
+    threading.Thread(target=found._watch, args=(store.clone(),), daemon=True).start()
+    kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
+        _audibly(lambda: dist.init_process_group(kinds, store=store, rank=rank, world_size=size, timeout=LONG))
         yield found
         found._part()
         dist.destroy_process_group()
@@ -261,7 +275,9 @@ def team() -> Iterator[Team]:
         gone = isinstance(error, RuntimeError) and any(word in str(error) for word in BROKEN)
         if (gone or isinstance(error, dist.DistError)) and found.ending(GRACE) is None:
             error = DiffnumError(f"another process of the run has gone, or the connection to it; {AGAIN}")
-        if not found.end(1):
+        mine = found.end(1)
+        found.leave()
+        if not mine:
             status = found.ending()
             raise SystemExit(1 if status is None else status) from None
         raise error from None
@@ -270,13 +286,27 @@ def team() -> Iterator[Team]:
         # To stop, by a signal: whoever hears it first tells the others.
         if isinstance(code, int) and code > 128 and found.ending() is None and found.end(code):
             _speaks.set()
-            found.leave(BEAT + GRACE)
+            found.leave()
         elif found.ending() is not None:
             _told.set()
             found.leave()
         raise
     finally:
         found._over.set()
+
+
+def _audibly(call: Callable[[], T]) -> T:
+    """What a call returns or raises, made in a thread: torch waits for others in C++, where no signal is heard."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer.result()
 
 
 def in_team(function: Callable[..., T]) -> Callable[..., T]:

@@ -35,6 +35,7 @@ import diffnum.cli  # noqa: F401
 from diffnum import named
 from diffnum.__main__ import main as command_line
 from diffnum.denoisers.network import Config, load
+from diffnum.errors import DiffnumError
 from diffnum.images import checkpoint, features, processes, quality, train  # noqa: F401
 from tests.test_processes import Cheap, same
 from tests.test_train import small_data
@@ -147,11 +148,15 @@ class Training(Command):
         out = folder / "net"
 
         def run() -> None:
-            with train.told():
-                path = train.train(
-                    data=self.data, out=out, size=TINY, batch=12, warmup=2, images=BUDGET - BUDGET % 12, amp=False,
-                    device="cpu", validation_images=8, save_every=0.0, resume=True, average=100,
-                )  # fmt: skip
+            try:
+                with train.told():
+                    path = train.train(
+                        data=self.data, out=out, size=TINY, batch=12, warmup=2, images=BUDGET - BUDGET % 12, amp=False,
+                        device="cpu", validation_images=8, save_every=0.0, resume=True, average=100,
+                    )  # fmt: skip
+            except DiffnumError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)  # as the command says it
+                sys.exit(1)
             if not processes.quiet():
                 print(path)
 
