@@ -169,7 +169,7 @@ gpu-check: $(GPU_NEEDS) ## run the tests that need a GPU, and a table of through
 # Half precision of 7.7 million parameters is 15.5 MB; a shipped file may have 16. RUNS="$$OUT" puts it elsewhere.
 RUNS ?= .runs/gpu
 gpu-train: $(GPU_NEEDS) ## train a larger denoiser on a GPU, 9 minutes with loading and validation
-	$(PY) -m diffnum.images.train --device cuda --size large --amp --minutes 8.5 --batch 512 --lr 1e-3 --warmup 500 \
+	$(PY) -m diffnum.images.train --device cuda --size large --amp --minutes 8.5 --batch 512 --warmup 500 \
 	  --average 200000 --validate-every 1000 --out "$(RUNS)/cifar10" --resume
 	@echo "the weights are $(RUNS)/cifar10/cifar10.safetensors, the card beside them; --init goes on from there"
 

@@ -75,7 +75,7 @@ def test_bfloat16_takes_the_steps_of_float32(folder, tmp_path):
     """A cast weight that outlives its step leaves the first network's gradients, and the loss where it was."""
     losses = []
     for amp in (False, True):
-        path = training.train(**options(folder, tmp_path / str(amp), kind="edm", images=400, amp=amp))
+        path = training.train(**options(folder, tmp_path / str(amp), kind="edm", images=400, lr=2e-2, amp=amp))
         card = json.loads(path.with_suffix(".json").read_text())
         losses.append(np.mean([row["weighted"] for row in card["validation"]]))
     assert losses[1] < 1.05 * losses[0], "in bfloat16 the loss falls as in float32"
@@ -83,7 +83,7 @@ def test_bfloat16_takes_the_steps_of_float32(folder, tmp_path):
 
 @pytest.mark.parametrize("kind", ["edm", "blurring"])
 def test_training_lowers_the_loss(folder, tmp_path, kind):
-    path = training.train(**options(folder, tmp_path / "net", kind=kind, images=400))
+    path = training.train(**options(folder, tmp_path / "net", kind=kind, images=400, lr=2e-2))
     before = training.train(**options(folder, tmp_path / "start", kind=kind, images=8))
     card, start = (json.loads(p.with_suffix(".json").read_text()) for p in (path, before))
     column = "weighted" if kind == "edm" else "eps_mse"

@@ -17,8 +17,8 @@ def train(
     images: int = typer.Option(None, help="Stop after this many images."),
     size: str = typer.Option("small", help="tiny, small (5.0 M parameters) or large (7.7 M)."),
     init: str = typer.Option(None, help="Start from this network (a name or a .safetensors file)."),
-    batch: int = typer.Option(None, help="Images per step; by default 128, for guides 96, for features 1000."),
-    lr: float = typer.Option(None, help="Peak learning rate; by default 0.0007, for guides 0.001, for features 0.2."),
+    batch: int = typer.Option(None, help="Images per step; by default 64, for guides 96, for features 1000."),
+    lr: float = typer.Option(None, help="Peak learning rate; by default 0.01, for guides 0.001, for features 0.2."),
     warmup: int = typer.Option(300, help="Steps until the peak rate."),
     average: int = typer.Option(
         None, help="Half-life, in images, of the moving average; by default 180000, guides 20000, features 10000."
@@ -44,7 +44,7 @@ def train(
 
     diffnum train --kind guide --init cifar10 --minutes 60 --out .runs/guide
 
-    diffnum train --init cifar10 --lr 1e-4 --background --out .runs/better
+    diffnum train --init cifar10 --lr 1e-3 --background --out .runs/better
     """
     from diffnum.images.background import told
     from diffnum.images.processes import quiet

@@ -30,7 +30,7 @@ from diffnum.errors import DiffnumError
 from diffnum.images import data as datasets
 from diffnum.images import quality, shards
 from diffnum.images.features import pixels
-from diffnum.images.optimisers import Both, Muon
+from diffnum.images.optimisers import Both, Muon, kernels_and_rest
 from diffnum.images.tasks import Denoising, Pixels
 
 SAMPLERS = (  # solver, steps, process, grid: of either kind, from 14 to 24 evaluations
@@ -148,10 +148,9 @@ class Guiding:
     @staticmethod
     def optimiser(net: GuideNet, lr: float) -> Both:
         """Muon for the kernels but the stem's, Adam for the rest, the head at three times the rate."""
-        kernels = [p for name, p in net.named_parameters() if p.ndim == 4 and not name.startswith("stem")]
+        kernels, rest = kernels_and_rest(net, "stem")
         head = list(net.head.parameters())
-        known = {id(p) for p in (*kernels, *head)}
-        rest = [p for p in net.parameters() if id(p) not in known]
+        rest = [p for p in rest if not any(p is other for other in head)]
         groups: list[dict[str, Any]] = [{"params": rest}, {"params": head, "scale": 3.0}]
         return Both(Muon(kernels, lr=lr), torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.98), fused=True))
 

@@ -59,6 +59,13 @@ class Muon(torch.optim.Optimizer):
                 p.sub_(move.view_as(p), alpha=group["lr"] * math.sqrt(max(1.0, len(move) / move.shape[1])))
 
 
+def kernels_and_rest(net: torch.nn.Module, *but: str) -> tuple[list[Tensor], list[Tensor]]:
+    """The kernels of the convolutions, except in layers whose names begin with one of these; and all else."""
+    named = dict(net.named_parameters())
+    kernels = [name for name, p in named.items() if p.ndim == 4 and not name.startswith(but)]
+    return [named[name] for name in kernels], [p for name, p in named.items() if name not in kernels]
+
+
 class Both:
     """Two optimisers as one."""
 

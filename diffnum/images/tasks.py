@@ -6,7 +6,8 @@ r"""What the denoisers of this book learn: images, losses, and how well a networ
           F^* = \frac{\sigma x_0 / s_d - s_d n}{\sqrt{\sigma^2 + s_d^2}},
 
 which is their denoising loss with weight (sigma^2 + s_d^2)/(sigma s_d)^2. Noise levels: 80 % log-normal
-(-1.2, 1.2), 20 % log-uniform on [0.001, 260], both stratified over the batch.
+(-1.2, 1.2), 20 % log-uniform on [0.001, 260], both stratified over the batch. Kernels take orthogonal steps (Muon), all
+else Adam's.
 
 ``blurring``: the same per DCT frequency k, with the data's second moment v_k for s_d^2 and the level
 sigma_k = tan(theta_t)/D_k(t) of the blurring process at a random time t (see
@@ -32,6 +33,7 @@ from diffnum.denoisers import network as nets
 from diffnum.denoisers.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, BlurringNetwork, Config, Network, UNet
 from diffnum.images import data as datasets
 from diffnum.images.features import pixels
+from diffnum.images.optimisers import Both, Muon, kernels_and_rest
 
 LEVELS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 250)
 TIMES = (1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
@@ -119,7 +121,7 @@ class Denoising:
     """The task ``edm``: the denoiser of white noise. A task holds its data and knows network, loss, file and test."""
 
     kind = "edm"
-    defaults = 128, 7e-4, 180_000  # batch, peak rate, half-life of the average
+    defaults = 64, 1e-2, 180_000  # batch, peak rate, half-life of the average
     clip = 1.0  # of the gradient's norm
     card: ClassVar[dict[str, Any]] = {}  # what a model card says of this kind alone
 
@@ -150,9 +152,14 @@ class Denoising:
         """What a new network takes from the data: nothing."""
 
     @staticmethod
-    def optimiser(net: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
-        """Adam with the decay rates of Karras et al. (2022)."""
-        return torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
+    def optimiser(net: torch.nn.Module, lr: float) -> Both:
+        """Muon for the kernels between the first and the last, Adam at a tenth of the rate for all else.
+
+        Adam's decay rates are those of Karras et al. (2022), who take it for everything.
+        """
+        kernels, rest = kernels_and_rest(net, "stem", "out")
+        groups: list[dict[str, Any]] = [{"params": rest, "scale": 0.1}]
+        return Both(Muon(kernels, lr=lr), torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.99), fused=True))
 
     def loss(self, net: Any, n: int, generator: torch.Generator, *place: int) -> tuple[Tensor, Tensor]:
         """Loss per row (n,) and the noise levels (n,)."""
