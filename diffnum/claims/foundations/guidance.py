@@ -141,15 +141,16 @@ def strong_guidance_needs_steps() -> Verdict:
 )
 def guide_trained_on() -> Verdict:
     run = results("training.json")["cifar10-guide"]
+    more = run["images"] - run["images_of_init"]
     before, after = ({row["sigma"]: row for row in run[key]} for key in ("validation_of_init", "validation"))
     loss = {s: (before[s]["loss"], after[s]["loss"]) for s in before}
     odds = {s: (before[s]["odds"], after[s]["odds"]) for s in before}
     saw = (
         f"cross-entropy of the classes at a noise level of 0.5: {loss[0.5][0]:.2f}, then {loss[0.5][1]:.2f}; area "
         f"under the curve real against drawn: {before[0.5]['auc']:.2f}, then {after[0.5]['auc']:.2f}; "
-        f"{run['images_this_run']:,} images more"
+        f"{more:,} images more"
     )
     numbers = {"loss_before": loss[0.5][0], "loss_after": loss[0.5][1], "auc_before": before[0.5]["auc"],
-               "auc_after": after[0.5]["auc"], "images": run["images_this_run"]}  # fmt: skip
+               "auc_after": after[0.5]["auc"], "images": more}  # fmt: skip
     better = [new < old for pair in (loss, odds) for s, (old, new) in pair.items() if s <= 5]
     return verdict(all(better), saw, numbers)
