@@ -351,6 +351,8 @@ def test_another_denoiser_is_refused(network):
         dn.Guided(network, stranger)
     with pytest.raises(DiffnumError, match="blurring"):
         dn.load("cifar10-blurring", guidance=1)
+    with pytest.raises(DiffnumError, match="no guide is shipped that knows cifar10-further"):
+        dn.load("cifar10-further", guidance=1)
 
 
 @pytest.mark.weights

@@ -247,7 +247,11 @@ def load(
     if not isinstance(denoiser, Network):
         raise DiffnumError(f"guidance={guidance!r}: {os.fspath(name)} is a {denoiser.kind} network, which has no guide")
     stem, dot, suffix = os.fspath(name).partition(".safetensors")
-    guide = guides.load(f"{stem}-guide{dot}{suffix}", device, dtype)
+    try:
+        guide = guides.load(f"{stem}-guide{dot}{suffix}", device, dtype)
+    except KeyError:
+        how = f"train one with diffnum train --kind guide --network {stem}, and give both to dn.Guided"
+        raise DiffnumError(f"guidance={guidance!r}: no guide is shipped that knows {stem}; {how}") from None
     return Guided(denoiser, guide.in_bfloat16() if half else guide, label, guidance)
 
 
