@@ -26,7 +26,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import wraps
-from math import inf
 from typing import Any, TypeVar
 
 from diffnum.errors import DiffnumError
@@ -146,19 +145,19 @@ class Team:
 
         It waits 15 seconds at most, and for nobody who gives no sign of life; for ``everybody`` as long as it takes.
         """
-        begun, others = time.monotonic(), set(range(self.size)) - {self.rank}
+        begun, others = time.monotonic(), [rank for rank in range(self.size) if rank != self.rank]
         heard = dict.fromkeys(others, (-1, begun))
-        patience, silence = (inf, inf) if everybody else (SILENCE, BEAT + GRACE)
         with suppress(RuntimeError):  # the store may have gone
             self.store.set(f"left/{self.rank}", "")
-            while self.first and others and (now := time.monotonic()) < begun + patience:
-                for rank in list(others):
-                    beat = self.store.add(f"beat/{rank}", 0)
-                    if beat != heard[rank][0]:
-                        heard[rank] = beat, now
-                    if now - heard[rank][1] > silence or self.store.check([f"left/{rank}"]):
-                        others.remove(rank)
+            while self.first and others and not self.store.check([f"left/{rank}" for rank in others]):
                 time.sleep(POLL)
+                if everybody:
+                    continue
+                now = time.monotonic()
+                for rank in others:
+                    beat = self.store.add(f"beat/{rank}", 0)
+                    heard[rank] = heard[rank] if beat == heard[rank][0] else (beat, now)
+                others = [rank for rank in others if now - heard[rank][1] <= BEAT + GRACE and now - begun < SILENCE]
 
     def _part(self) -> None:
         """Leave at the end of the run. The others listen no more, since the first may go."""
