@@ -5,10 +5,11 @@ generator: a sample depends on its seed and its index, never on the batch it hap
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
-from math import pi, prod
+from math import log, prod
 from operator import index
-from threading import RLock
+from threading import RLock, local
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,14 +20,32 @@ from diffnum import arguments
 from diffnum.errors import Unchangeable
 
 STEPS, PRIOR, PERTURB = 0, 1, 2  # streams of one seed: what is drawn for one purpose is drawn for no other
-BLOCK = 2**15  # pairs of numbers at once: four arrays of them stay in the cache of a core
+BLOCK = 3 * 2**15  # pairs of numbers at once: many for one call of torch, few for the cache of a core
 
 DRAWING = RLock()  # threads that share a source take its draws one after another; the numbers are made outside
+WORKPLACE = local()  # memory of a thread
 
 # SplitMix64: the step of its counter, and the factors of its mixing function
-STEP, FACTORS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-MIDDLE = torch.tensor(0.5 + 2.0**-33, dtype=torch.float64, device="cpu")  # of the numbers from 0 to 1, rounded up
+STEP, FACTORS, SHIFTS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), (30, 27)
 HALVES = 0x243F6A8885A308D3, 0x13198A2E03707344  # where the two halves of a key begin: digits of pi
+
+
+def _constants(dtype: torch.dtype, *values: float) -> tuple[Tensor, ...]:
+    """Numbers as tensors: torch takes Python's at twice the price of a short call."""
+    return torch.tensor(values, dtype=dtype, device="cpu").unbind()
+
+
+_float32, _int32, _int64 = (partial(_constants, dtype) for dtype in (torch.float32, torch.int32, torch.int64))
+# Polynomials of least largest error on [0, 1], constant terms first, and that error
+LOGARITHM = _float32(  # 2 (log(1 - h / 2) + h log 2) / h: 2e-7
+    0.38629454, -0.25002107, -0.082920894, -0.034299824, -0.0016091467, -0.025669392, 0.01771686, -0.009490896
+)  # fmt: skip
+SINE = _float32(1.1107208, -0.114191286, 0.003521402, -5.0847353e-05)  # sqrt(2) sin(pi y / 4) / y in y^2: 3e-8
+COSINE = _float32(1.4142135, -0.43617776, 0.022415165, -0.00045096513)  # sqrt(2) cos(pi y / 4) in y^2: 6e-8
+HALF, TURN, FRACTION, DOUBLINGS = _float32(0.5, 2.0**-31, 2.0**-23, log(2) * 2.0**-22)
+TOP, MANTISSA, SIGN, ONE, MIDDLE = _int32(158 << 23, 2**23 - 1, -(2**31), 1, 2**30)  # TOP: 2^31 in float32
+HALF_WORD, ZERO = _int64(32, 0)
+MIXING = list(zip(_int64(*SHIFTS), _int64(*(2 ** (64 - k) - 1 for k in SHIFTS)), FACTORS, strict=True))
 
 
 class Noise(Protocol):
@@ -46,9 +65,11 @@ class Seeded:
     .. math:: w = \text{mix}_b\bigl(a + \gamma \, (2^{32} d + \lfloor j/2 \rfloor)\bigr), \qquad
               z = \sqrt{-2 \log u} \; (\cos \theta, \sin \theta) .
 
-    The upper half of w gives u, the lower the angle; no number is beyond 6.8. Integers are the same on every device,
-    the rest is float64 and cast to the state's dtype, so that float32 and float64 runs, large and small batches, CPU
-    and GPU (up to the rounding of its functions) all see the same numbers.
+    The 31 upper bits of w give u, the lower half the angle; no number is beyond 6.7. Integers are followed by sums,
+    products and a root in float32, each rounded for itself as IEEE 754 has it, with polynomials for the functions,
+    within :math:`4 \cdot 10^{-7} (r + 1/r)` of the formula at radius r. So runs in float32 and float64, large and small
+    batches and all processors see the same numbers, bit for bit (a GPU up to the last bits of its root); they have 24
+    bits in every dtype.
 
     A source goes on: a second run sees new numbers, and :meth:`restart` begins the same ones again. Threads that share
     one get different draws, in the order in which they ask.
@@ -57,6 +78,7 @@ class Seeded:
         seed: from 0 to 2**64 - 1.
         indices: global sample index of each row; by default row i has index i.
         stream: independent streams of one seed: one for the steps, another for the prior, and so on.
+        draws: how many are expected. It changes no number, only how many small ones are made at once.
 
     Raises:
         ValueError: a seed or index out of range, or a batch that ``indices`` does not cover.
@@ -65,12 +87,12 @@ class Seeded:
     ours, so that sequences of two rows cannot overlap.
     """
 
-    def __init__(self, seed: int, indices: Iterable[int] | None = None, stream: int = STEPS) -> None:
+    def __init__(self, seed: int, indices: Iterable[int] | None = None, stream: int = STEPS, draws: int = 1) -> None:
         self.seed = _word("seed", seed)
         self.indices = None if indices is None else tuple(_word("indices", i) for i in indices)
         self.stream = _word("stream", stream)
-        self._drawn = 0
-        self._keys: tuple[Tensor, Tensor] | None = None
+        self.draws = _word("draws", draws)
+        self.restart()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("seed", "indices", "stream") and name in vars(self):
@@ -79,7 +101,10 @@ class Seeded:
 
     def restart(self) -> None:
         """Begin the same sequence again."""
-        self._drawn, self._keys = 0, None
+        self._drawn = 0
+        self._keys: tuple[Tensor, Tensor] | None = None
+        self._ahead: dict[int, Tensor] = {}  # small draws that were made for later calls, by their numbers
+        self._made: tuple[tuple[int, int] | None, int] = None, self.draws  # shape and count of those made last
 
     def __call__(self, u: Tensor) -> Tensor:
         """The next draw, with the shape, dtype and device of ``u``."""
@@ -92,15 +117,22 @@ class Seeded:
         return self._draw(shape, torch.float64, torch.device("cpu"))
 
     def _draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        if device.type != "cuda":  # where there are integers of 64 bits and float64 for sure
+        if device.type != "cuda":  # where there are integers of 64 bits for sure
             device = torch.device("cpu")
-        batch = shape[0]
+        batch, size = shape[0], prod(shape[1:])
         with DRAWING:
             keys, draw = self._keys_of(batch, device), self._drawn
             self._drawn += 1
-        out = torch.empty(batch, prod(shape[1:]), dtype=dtype, device=device)
-        _fill(out, keys, draw)
-        return out.reshape(tuple(shape))
+        z = self._ahead.pop(draw, None)
+        if z is None or z.shape != (batch, size) or z.device != device:
+            # A call of torch costs as much as a thousand numbers: small draws are made together, every time more
+            before, count = self._made
+            count = count if before is None else 4 * count if before == (batch, size) else 1
+            count = max(1, min(count, _block(device) // max(1, batch * ((size + 1) // 2))))
+            self._made = (batch, size), count
+            z, *more = _numbers(keys, draw, count, size)
+            self._ahead = dict(enumerate(more, draw + 1))
+        return z.to(dtype).reshape(tuple(shape)).contiguous()
 
     def _keys_of(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self.indices is not None and len(self.indices) != batch:
@@ -220,54 +252,108 @@ def _signed(word: int) -> int:
     return (word + 2**63) % 2**64 - 2**63
 
 
-def _mixed(z: Tensor, spare: Tensor, key: Tensor | None = None) -> Tensor:
+def _mixed(z: Tensor, spare: Tensor, key: Tensor) -> Tensor:
     """The two rounds of SplitMix64, in place, with a key added between them; all but their last exclusive or."""
-    for shift, factor, add in zip((30, 27), FACTORS, (key, None), strict=True):
-        torch.bitwise_right_shift(z, shift, out=spare).bitwise_and_(2 ** (64 - shift) - 1)  # torch shifts the sign in
-        z.bitwise_xor_(spare)
-        z = z.mul_(_signed(factor)) if add is None else torch.add(add, z, alpha=_signed(factor), out=z)
+    for (shift, kept, factor), add in zip(MIXING, (key, ZERO), strict=True):
+        torch.bitwise_right_shift(z, shift, out=spare).bitwise_and_(kept)  # torch shifts the sign in
+        torch.add(add, z.bitwise_xor_(spare), alpha=_signed(factor), out=z)
     return z
 
 
 def _keys(seed: int, stream: int, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The keys (a, b) of rows, two int64 tensors ``(batch, 1)``."""
-    key = torch.tensor([[_signed(half)] for half in HALVES], device=rows.device)
-    for word in (_signed(seed), _signed(stream), rows * _signed(STEP)):
-        key = key + word
-        key = _mixed(key, torch.empty_like(key))
-        key ^= key >> 32 & 2**32 - 1
-    return key[0, :, None], key[1, :, None]
+    with torch.inference_mode():
+        key = torch.tensor([[_signed(half)] for half in HALVES], device=rows.device)
+        for word in (_signed(seed), _signed(stream), rows * _signed(STEP)):
+            key = key + word
+            key = _mixed(key, torch.empty_like(key), ZERO)
+            key ^= key >> 32 & 2**32 - 1
+        return key[0, :, None], key[1, :, None]
 
 
-def _fill(out: Tensor, keys: tuple[Tensor, Tensor], draw: int) -> None:
-    """Fill a tensor ``(batch, size)`` with a draw, in blocks that stay in the cache."""
-    batch, size = out.shape
-    pairs, block = (size + 1) // 2, BLOCK * (torch.get_num_threads() if out.device.type == "cpu" else 128)
-    columns = min(max(pairs, 1), block)
-    height = max(1, min(batch, block // columns))
-    counter = torch.arange(pairs, device=out.device).add_(draw << 32).mul_(_signed(STEP))
-    tall = height > columns  # loops run along the longer side: so must memory
-    # One piece of memory for all blocks: glibc hands smaller ones back to the system, and page faults cost a third more
-    space = torch.empty(4, *((columns, height) if tall else (height, columns)), dtype=torch.int64, device=out.device)
-    space = space.mT if tall else space
-    for i in range(0, batch, height):
-        for j in range(0, pairs, columns):
-            part, places = out[i : i + height, 2 * j : 2 * (j + columns)], counter[j : j + columns]
-            a, b = (half[i : i + height] for half in keys)
-            words, spare, *others = space[:, : len(a), : len(places)]
-            torch.add(a, places, out=words)
-            first, second = _normals(_mixed(words, spare, b), spare, *others)
-            part[:, 0::2], part[:, 1::2] = first, second[:, : part.shape[1] // 2]
+def _block(device: torch.device) -> int:
+    return BLOCK * (torch.get_num_threads() if device.type == "cpu" else 64)
 
 
-def _normals(words: Tensor, spare: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
-    """Two float64 tensors of standard normal numbers from int64 words, in the memory of the arguments."""
-    cosine, radius, angle = (x.view(torch.float64) for x in (words, *others))
-    radius.copy_(torch.bitwise_right_shift(words, 32, out=spare))
-    angle.copy_(words.bitwise_xor_(spare).bitwise_left_shift_(32))  # the lower half, hashed with the upper one
-    torch.add(MIDDLE, radius, alpha=2.0**-32, out=radius).log_().mul_(-2).sqrt_()  # of u from 2^-33 to 1 - 2^-33
-    torch.cos(angle.mul_(pi * 2.0**-63), out=cosine)
-    return cosine.mul_(radius), angle.sin_().mul_(radius)
+def _numbers(keys: tuple[Tensor, Tensor], first: int, count: int, size: int) -> list[Tensor]:
+    """Draws ``first`` to ``first + count - 1``, float32 ``(batch, size)``, in blocks that stay in the cache."""
+    batch, device, pairs = len(keys[0]), keys[0].device, (size + 1) // 2
+    draws = [torch.empty(batch, pairs, dtype=torch.complex64, device=device) for _ in range(count)]
+    with torch.inference_mode():  # calls of torch are shorter in it, by a fifth
+        numbers = torch.arange(first, first + count, device=device)[:, None] << 32
+        counter = (numbers + torch.arange(pairs, device=device)).mul_(_signed(STEP)).flatten()
+        columns = min(max(len(counter), 1), _block(device))
+        height = max(1, min(batch, _block(device) // columns))
+        words, floats = _memory(height, columns, device)
+        for i in range(0, batch, height):
+            for j in range(0, len(counter), columns):
+                places = counter[j : j + columns]
+                a, b = (half[i : i + height] for half in keys)
+                word, spare = words[:, : len(a), : len(places)]
+                _mixed(torch.add(a, places, out=word), spare, b)
+                parts = (x.split(pairs, 1) for x in _normals(word, spare, *floats[:, : len(a), : len(places)]))
+                for draw, one, two in zip(draws, *parts, strict=True):  # several only where all are in one block
+                    torch.complex(one, two, out=draw[i : i + height, j : j + one.shape[1]])
+    return [torch.view_as_real(draw).flatten(1)[:, :size] for draw in draws]
+
+
+def _memory(height: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two arrays of int64 and, partly in their place, five of float32, each ``(height, columns)``.
+
+    On a CPU a thread keeps the memory: fresh one comes page by page, which costs as much as the numbers.
+    """
+    size = height * columns
+    kept = getattr(WORKPLACE, "memory", None) if device.type == "cpu" else None
+    if kept is None or len(kept) < 5 * size:
+        kept = torch.empty(5 * size, dtype=torch.float32, device=device)
+        if device.type == "cpu":
+            WORKPLACE.memory = kept
+    arrays = kept[: 4 * size].view(torch.int64), kept[: 5 * size]
+    if height > columns:  # loops run along the longer side: so must memory
+        words, floats = (space.view(-1, columns, height).mT for space in arrays)
+    else:
+        words, floats = (space.view(-1, height, columns) for space in arrays)
+    return words, floats
+
+
+def _normals(
+    word: Tensor, spare: Tensor, radius: Tensor, other: Tensor, h: Tensor, y: Tensor, angle: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""Two standard normal numbers of each int64 word.
+
+    The bits of a float32 are a logarithm, linear from one power of 2 to the next. Where those of u are D octaves below
+    those of 1 and h is the fraction of D, :math:`-2 \log u = 2 D \log 2 - 2 (\log(1 - h/2) + h \log 2)`.
+
+    The angle, doubled modulo a turn, is :math:`\pi y` with y from -1 to 1; so it is :math:`2 \varphi = \pi y / 2`, with
+    half a turn added where its two top bits differ: then cosine :math:`1 - 2 \sin^2 \varphi` and sine
+    :math:`2 \sin \varphi \cos \varphi` change their signs.
+
+    Memory: ``radius`` and ``other`` lie where ``word`` does, ``h`` and ``y`` where ``spare`` does.
+    """
+    bits, sign = radius.view(torch.int32), angle.view(torch.int32)
+    sign.copy_(word)  # the lower half
+    bits.copy_(torch.bitwise_right_shift(word, HALF_WORD, out=spare))
+    sign.bitwise_xor_(bits)  # hashed with the upper one
+    radius.copy_(bits.bitwise_right_shift_(ONE).add_(MIDDLE)).add_(HALF)
+    torch.sub(TOP, bits, out=bits)
+    h.copy_(torch.bitwise_and(bits, MANTISSA, out=h.view(torch.int32))).mul_(FRACTION)
+    _polynomial(LOGARITHM, h, out=other).mul_(h)
+    radius.copy_(bits).mul_(DOUBLINGS).sub_(other).rsqrt_().reciprocal_()  # torch's sqrt is rounded by processor
+    double = torch.bitwise_left_shift(sign, ONE, out=y.view(torch.int32))
+    bits.bitwise_xor_(sign.bitwise_xor_(double).bitwise_and_(SIGN))
+    y.copy_(double).mul_(TURN)
+    square = torch.mul(y, y, out=angle)
+    sine = _polynomial(SINE, square, out=other).mul_(y)
+    product = torch.mul(sine, radius, out=y)
+    return radius.sub_(sine.mul_(product)), _polynomial(COSINE, square, out=other).mul_(product)
+
+
+def _polynomial(coefficients: Sequence[Tensor], x: Tensor, out: Tensor) -> Tensor:
+    """Horner's rule with every product and sum rounded for itself: a fused one would differ between processors."""
+    torch.mul(x, coefficients[-1], out=out)
+    for c in coefficients[-2:0:-1]:
+        out.add_(c).mul_(x)
+    return out.add_(coefficients[0])
 
 
 def _word(name: str, value: int) -> int:

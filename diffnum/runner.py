@@ -390,7 +390,7 @@ def _prepared(
         raise ValueError("denoise=True adds a step to clean data, but times already end there; leave one of them out")
     if draws_noise(run):
         if noise is None:
-            noise = Seeded(seed_from(generator), stream=stream_of(times[0].item(), problem.process))
+            noise = Seeded(seed_from(generator), None, stream_of(times[0].item(), problem.process), len(times) - 1)
         elif isinstance(noise, Replay):
             noise.restart()
         options["noise"] = noise

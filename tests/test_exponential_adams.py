@@ -14,6 +14,7 @@ from diffnum.denoisers.targets import smooth, starts
 from diffnum.derive import exponential_adams as derive
 from diffnum.derive.classical import lagrange_basis
 from diffnum.measure.analysis import convergence, ladder, reference
+from diffnum.measure.work import growth
 from diffnum.solvers.exponential_adams import mean_values, table
 
 Q = sp.Rational
@@ -284,7 +285,9 @@ def test_steps_to_zero(vp, prediction, variable, n):
     options = {"prediction": prediction, "variable": variable, "corrector": True, "order": 4}
     run = dn.solve(vp.problem, "exponential_adams", vp.u, times, trajectory=True, **options)
     assert run.u.isfinite().all() and run.nfe == n
-    checks.assert_exact(vp.process, "exponential_adams", times, **options)
+    rounding = checks.rounding(vp.process, times)  # a long step back from a short history magnifies what it gets
+    grown = checks.ROUNDED * growth(vp.process, "exponential_adams", times, **options)
+    checks.assert_exact(vp.process, "exponential_adams", times, max(rounding, grown), **options)
 
 
 # ------------------------------------------------------------------------------------------------------- derivation
