@@ -40,7 +40,7 @@ class Kept:
                 self._entries.move_to_end(key)
                 return found[0]
         with torch.inference_mode(False), torch.no_grad():
-            value = unrounded(make)()
+            value = _made(make)
         size = weight(key) + weight(value)
         with self._lock:
             if key not in self._entries and size <= self.most:
@@ -57,13 +57,22 @@ class Kept:
             self.bytes = 0
 
 
+@unrounded
+def _made(make: Callable[[], Any]) -> Any:
+    return make()
+
+
 def weight(value: Any) -> int:
     """Bytes of a key or an entry; what Python shares is counted each time."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size() + 500
     if isinstance(value, list | tuple):
-        inner = len(value) * 24 if value and type(value[0]) is float else sum(map(weight, value))
-        return getsizeof(value) + inner
+        last = value[-1] if value else None
+        if type(last) is float:
+            return getsizeof(value) + 24 * len(value)
+        if type(value) is list and type(last) is tuple and {*map(type, last)} == {float}:  # a table; () in its first rows
+            return getsizeof(value) + 64 * len(value) + 32 * sum(map(len, value))
+        return getsizeof(value) + sum(map(weight, value))
     return 50
 
 

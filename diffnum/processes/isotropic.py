@@ -103,9 +103,10 @@ class Isotropic(Diagonal):
     def steps(self, frm: Sequence[float], to: Sequence[float]) -> list[tuple[float, float]]:
         """:meth:`step` for many pairs of times at once."""
         frm, to = tuple(frm), tuple(to)
-        return kept.get((self, "steps", frm, to), lambda: self._factors(*self.at((to, frm))))
+        return kept.get((self, "steps", frm, to), lambda: self._factors(to, frm))
 
-    def _factors(self, to: Tensor, frm: Tensor) -> list[tuple[float, float]]:
+    def _factors(self, *ends: tuple[float, ...]) -> list[tuple[float, float]]:
+        to, frm = self.at(torch.tensor(ends, dtype=torch.float64, device="cpu"))
         return list(zip(*(factor.tolist() for factor in self._step(to, frm)), strict=True))
 
     def singular(self, t: float) -> bool:
