@@ -70,7 +70,7 @@ def weight(value: Any) -> int:
         last = value[-1] if value else None
         if type(last) is float:
             return getsizeof(value) + 24 * len(value)
-        if type(value) is list and type(last) is tuple and {*map(type, last)} == {float}:  # a table; () in its first rows
+        if type(value) is list and type(last) is tuple and {*map(type, last)} == {float}:  # rows, the first may be ()
             return getsizeof(value) + 64 * len(value) + 32 * sum(map(len, value))
         return getsizeof(value) + sum(map(weight, value))
     return 50
