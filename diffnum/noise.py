@@ -104,35 +104,33 @@ class Seeded:
         self._drawn = 0
         self._keys: tuple[Tensor, Tensor] | None = None
         self._ahead: dict[int, Tensor] = {}  # small draws that were made for later calls, by their numbers
-        self._made: tuple[tuple[int, int] | None, int] = None, self.draws  # shape and count of those made last
+        self._made: tuple[Any, int] = None, self.draws  # kind and count of those made last
 
     def __call__(self, u: Tensor) -> Tensor:
         """The next draw, with the shape, dtype and device of ``u``."""
         if not u.is_floating_point() or not u.ndim:
             raise TypeError(f"u is {u.dtype} of shape {tuple(u.shape)}; noise needs a floating state (batch, *event)")
-        return self._draw(u.shape, u.dtype, u.device).to(u.device)
+        if u.device.type == "cpu" or u.device.type == "cuda":
+            return self._draw(u.shape, u.dtype, u.device)
+        return self.normal(u.shape).to(u.device, u.dtype)  # integers of 64 bits are not everywhere
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """The next draw as a CPU float64 tensor of the given shape ``(batch, *event)``."""
-        return self._draw(shape, torch.float64, torch.device("cpu"))
+        return self._draw(torch.Size(shape), torch.float64, torch.device("cpu"))
 
-    def _draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        if device.type != "cuda":  # where there are integers of 64 bits for sure
-            device = torch.device("cpu")
-        batch, size = shape[0], prod(shape[1:])
+    def _draw(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
         with DRAWING:
-            keys, draw = self._keys_of(batch, device), self._drawn
+            keys, draw = self._keys_of(shape[0], device), self._drawn
             self._drawn += 1
+        (before, count), kind = self._made, (shape, device)
         z = self._ahead.pop(draw, None)
-        if z is None or z.shape != (batch, size) or z.device != device:
+        if z is None or kind != before:
             # A call of torch costs as much as a thousand numbers: small draws are made together, every time more
-            before, count = self._made
-            count = count if before is None else 4 * count if before == (batch, size) else 1
-            count = max(1, min(count, _block(device) // max(1, batch * ((size + 1) // 2))))
-            self._made = (batch, size), count
-            z, *more = _numbers(keys, draw, count, size)
-            self._ahead = dict(enumerate(more, draw + 1))
-        return z.to(dtype).reshape(tuple(shape)).contiguous()
+            count = count if before is None else 4 * count if before == kind else 1
+            count = max(1, min(count, _block(device) // max(1, shape[0] * ((prod(shape[1:]) + 1) // 2))))
+            z, *more = _numbers(keys, draw, count, shape)
+            self._made, self._ahead = (kind, count), dict(enumerate(more, draw + 1))
+        return z.to(dtype)
 
     def _keys_of(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self.indices is not None and len(self.indices) != batch:
@@ -275,26 +273,37 @@ def _block(device: torch.device) -> int:
     return BLOCK * (torch.get_num_threads() if device.type == "cpu" else 64)
 
 
-def _numbers(keys: tuple[Tensor, Tensor], first: int, count: int, size: int) -> list[Tensor]:
-    """Draws ``first`` to ``first + count - 1``, float32 ``(batch, size)``, in blocks that stay in the cache."""
-    batch, device, pairs = len(keys[0]), keys[0].device, (size + 1) // 2
-    draws = [torch.empty(batch, pairs, dtype=torch.complex64, device=device) for _ in range(count)]
-    with torch.inference_mode():  # calls of torch are shorter in it, by a fifth
-        numbers = torch.arange(first, first + count, device=device)[:, None] << 32
-        counter = (numbers + torch.arange(pairs, device=device)).mul_(_signed(STEP)).flatten()
-        columns = min(max(len(counter), 1), _block(device))
-        height = max(1, min(batch, _block(device) // columns))
-        words, floats = _memory(height, columns, device)
-        for i in range(0, batch, height):
-            for j in range(0, len(counter), columns):
-                places = counter[j : j + columns]
-                a, b = (half[i : i + height] for half in keys)
-                word, spare = words[:, : len(a), : len(places)]
-                _mixed(torch.add(a, places, out=word), spare, b)
-                parts = (x.split(pairs, 1) for x in _normals(word, spare, *floats[:, : len(a), : len(places)]))
-                for draw, one, two in zip(draws, *parts, strict=True):  # several only where all are in one block
-                    torch.complex(one, two, out=draw[i : i + height, j : j + one.shape[1]])
-    return [torch.view_as_real(draw).flatten(1)[:, :size] for draw in draws]
+def _numbers(keys: tuple[Tensor, Tensor], first: int, count: int, shape: Sequence[int]) -> list[Tensor]:
+    """Draws ``first`` to ``first + count - 1`` in float32, made outside inference mode: one may be used later."""
+    batch, size = shape[0], prod(shape[1:])
+    pairs = (size + 1) // 2
+    with torch.inference_mode(False):
+        draws = [torch.empty(batch, pairs, dtype=torch.complex64, device=keys[0].device) for _ in range(count)]
+        _fill(draws, keys, first)
+        real = map(torch.view_as_real, draws)
+        if 2 * pairs == size:
+            return [x.view(shape) for x in real]
+        return [x.flatten(1)[:, :size].reshape(shape).contiguous() for x in real]
+
+
+@torch.inference_mode()  # in which calls of torch are shorter, by a fifth
+def _fill(draws: list[Tensor], keys: tuple[Tensor, Tensor], first: int) -> None:
+    """Pairs of numbers into arrays ``(batch, pairs)``, in blocks that stay in the cache."""
+    (batch, pairs), device = draws[0].shape, draws[0].device
+    numbers = torch.arange(first, first + len(draws), device=device)[:, None] << 32
+    counter = (numbers + torch.arange(pairs, device=device)).mul_(_signed(STEP)).flatten()
+    columns = min(max(len(counter), 1), _block(device))
+    height = max(1, min(batch, _block(device) // columns))
+    words, floats = _memory(height, columns, device)
+    for i in range(0, batch, height):
+        for j in range(0, len(counter), columns):
+            places = counter[j : j + columns]
+            a, b = (half[i : i + height] for half in keys)
+            word, spare = words[:, : len(a), : len(places)]
+            _mixed(torch.add(a, places, out=word), spare, b)
+            parts = (x.split(pairs, 1) for x in _normals(word, spare, *floats[:, : len(a), : len(places)]))
+            for draw, one, two in zip(draws, *parts, strict=True):  # several only where all are in one block
+                torch.complex(one, two, out=draw[i : i + height, j : j + one.shape[1]])
 
 
 def _memory(height: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -130,7 +130,7 @@ def test_the_ends_of_the_generator_are_finite():
 def test_what_is_made_ahead_changes_no_number():
     """Small draws are made for several calls: as one by one, whatever was expected, asked in between or begun anew."""
     shape = (3, 7)
-    single = [noise._numbers(noise._keys(4, STEPS, torch.arange(3)), d, 1, 7)[0].double() for d in range(200)]
+    single = [noise._numbers(noise._keys(4, STEPS, torch.arange(3)), d, 1, shape)[0].double() for d in range(200)]
     for draws in (1, 5, 10**6):
         source = Seeded(4, draws=draws)
         assert all(torch.equal(source.normal(shape), z) for z in single[:100])
