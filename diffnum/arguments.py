@@ -287,6 +287,8 @@ def option(name: str, value: Any, known: Sequence[Any] | Callable[[str, Any], An
     Raises:
         ValueError: none of them.
     """
+    if type(value) is str and type(known) is tuple and value in known:  # at every step of a run
+        return value
     if callable(known):
         return known(name, value)
     value = plain(value)

@@ -303,7 +303,7 @@ def _fill(draws: list[Tensor], keys: tuple[Tensor, Tensor], first: int) -> None:
             _mixed(torch.add(a, places, out=word), spare, b)
             parts = (x.split(pairs, 1) for x in _normals(word, spare, *floats[:, : len(a), : len(places)]))
             for draw, one, two in zip(draws, *parts, strict=True):  # several only where all are in one block
-                torch.complex(one, two, out=draw[i : i + height, j : j + one.shape[1]])
+                torch.complex(one, two, out=draw if one.shape == draw.shape else draw[i : i + height, j : j + columns])
 
 
 def _memory(height: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:

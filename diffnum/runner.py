@@ -7,6 +7,7 @@ decorator :func:`method` records its claims, which tests measure, and refuses ba
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -253,15 +254,14 @@ def solve(
         arguments.option(flag, value, (False, True))
     run = _prepared(problem, solver, u, times, noise, generator, gradients, options, denoise)
     end, states = u, [u]
-    for end in _bar(iter(run), run.problem, len(run.times) - 1, len(u)) if progress else run:
-        if trajectory:
-            states.append(end)
-    if denoise:
-        with torch.set_grad_enabled(run.gradients):
+    with torch.set_grad_enabled(run.gradients):
+        for end in _bar(iter(run), run.problem, len(run.times) - 1, len(u)) if progress else run:
+            if trajectory:
+                states.append(end)
+        if denoise:
             end = run.problem.finish(end, run.times[-1].item(), getattr(run.solver, "kind", "ode"))
-    kept = torch.stack(states) if trajectory else None
     decode = problem.process.decode
-    return Solution(end, decode(end), run.problem.nfe, run.times, kept, decode)
+    return Solution(end, decode(end), run.problem.nfe, run.times, torch.stack(states) if trajectory else None, decode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,10 +350,10 @@ class _Run:
 
     def __iter__(self) -> Iterator[Tensor]:
         u, n, count, like = self.u, len(self.times) - 1, 0, (self.u.shape, self.u.dtype, self.u.device)
-        while count <= n:  # one too many is enough to know
+        while count <= n:  # one too many is enough to know; between two steps the caller's code runs
             if self.gradients:
                 _recordable(u)  # refuses
-            with torch.set_grad_enabled(self.gradients):  # around each step: between them the caller's code runs
+            with nullcontext() if torch.is_grad_enabled() == self.gradients else torch.set_grad_enabled(self.gradients):
                 state = next(self.steps, None)
                 # what the run goes on with is not handed out where a caller may write into it, or a foreign solver does
                 state = state.clone() if self.apart and isinstance(state, Tensor) else state

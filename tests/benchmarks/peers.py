@@ -8,6 +8,7 @@ noise is included on both sides. Grids are each library's own, of the same numbe
 """
 
 import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -58,6 +59,14 @@ METHODS: dict[str, tuple[str, dict[str, Any], Callable[[], Any], dict[str, tuple
         "diffusers": ("DDPMScheduler", {"clip_sample": False}), "k-diffusion": ("sample_euler_ancestral", {}),
         "azula": ("DDPMSampler", {}),
     }),
+    "ddim_eta": ("ddim_eta", {"eta": 1.0}, dn.VP, {
+        "diffusers": ("DDIMScheduler", {"clip_sample": False, "eta": 1.0}), "azula": ("DDIMSampler", {"eta": 1.0}),
+    }),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde", {}, dn.VP, {
+        "diffusers": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+        "k-diffusion": ("sample_dpmpp_2m_sde", {}),
+    }),
+    "sa_solver": ("sa_solver", {}, dn.VP, {"diffusers": ("SASolverScheduler", {})}),
 }  # fmt: skip
 
 
@@ -90,12 +99,14 @@ def theirs(library: str, name: str, options: dict[str, Any], network: Shared, u:
     """A run in another library, its own set-up of a grid included, as in ours."""
     if library == "diffusers":
         kind = getattr(importlib.import_module("diffusers"), name)
-        generator = torch.Generator().manual_seed(0)
+        made = {option: value for option, value in options.items() if option != "eta"}  # which is one of a step
+        more = {option: value for option, value in options.items() if option not in made}
+        if "generator" in inspect.signature(kind.step).parameters:
+            more["generator"] = torch.Generator().manual_seed(0)
 
         def run() -> Any:
-            scheduler, x = kind(**options), u
+            scheduler, x = kind(**made), u
             scheduler.set_timesteps(steps)
-            more = {"generator": generator} if name == "DDPMScheduler" else {}
             for t in scheduler.timesteps:
                 x = scheduler.step(network(scheduler.scale_model_input(x, t)), t, x, **more).prev_sample
             return x
