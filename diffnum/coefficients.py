@@ -22,7 +22,8 @@ RK4_WEIGHTS = (1 / 6, 2 / 6, 2 / 6, 1 / 6)  # Simpson's rule, its middle slope t
 
 AT_ONCE = 2**17  # numbers at each of 24 points: 25 MB, be it many panels or many frequencies
 
-GAUSS_NODES, GAUSS_WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(24))
+gauss = cache(np.polynomial.legendre.leggauss)
+GAUSS_NODES, GAUSS_WEIGHTS = map(torch.from_numpy, gauss(24))
 
 
 def _collocation() -> Tensor:
@@ -161,8 +162,7 @@ def adams_table(
 ) -> list[tuple[float, ...]]:
     """:func:`adams_weights` of every step of a grid, newest first; none for the first steps, which lack nodes.
 
-    Gauss-Legendre quadrature with 24 points is exact for the polynomials; other maps are integrated over
-    :func:`panels`, to 1e-12.
+    Polynomials are integrated exactly, other maps by Gauss-Legendre quadrature over :func:`panels`, to 1e-12.
 
     Args:
         nodes: the n + 1 times of the grid in the variable theta.
@@ -174,15 +174,28 @@ def adams_table(
     if n < order:
         return [()] * n
     x = np.array(nodes if ends is None else ends, np.float64)[order - 1 :]
-    steps = np.stack([x[:-1], x[1:]], 1)
-    pieces, owner = (steps, np.arange(len(steps))) if variable is None else panels(steps, breaks)
-    at, measure = quadrature(pieces)
-    theta, rows = torch.tensor(nodes, dtype=torch.float64, device="cpu"), torch.from_numpy(owner)
-    past = theta[rows + torch.arange(order - 1, -1, -1, device="cpu")[:, None], None]
-    values = (lagrange(past, at if variable is None else variable(at)) * measure).sum(2)
-    table = torch.zeros(order, len(steps), dtype=torch.float64, device="cpu").index_add_(1, rows, values)
-    table /= torch.from_numpy(steps).diff(dim=1)[:, 0]
-    return [()] * (order - 1) + list(zip(*table.tolist(), strict=True))
+    steps, theta = np.stack([x[:-1], x[1:]], 1), np.array(nodes, np.float64)
+    past = np.stack([theta[order - 1 - j : n - j] for j in range(order)])
+    if variable is None:
+        means = _polynomial_means(past, steps)
+    else:
+        pieces, owner = panels(steps, breaks)
+        (at, measure), rows = quadrature(pieces), torch.from_numpy(owner)
+        values = (lagrange(torch.from_numpy(past)[:, rows, None], variable(at)) * measure).sum(2)
+        sums = torch.zeros(order, len(steps), dtype=torch.float64, device="cpu").index_add_(1, rows, values)
+        means = sums.numpy() / np.diff(steps)[:, 0]
+    return [()] * (order - 1) + list(zip(*means.tolist(), strict=True))
+
+
+def _polynomial_means(nodes: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Mean values over the steps ``(n, 2)`` of the Lagrange polynomials of nodes ``(q, n)``, by as few points as do."""
+    own = np.arange(len(nodes))
+    points, weights = gauss((len(nodes) + 1) // 2)
+    x = steps.mean(1) + points[:, None] * (np.diff(steps)[:, 0] / 2)
+    above, below = np.repeat((x[:, None] - nodes)[:, None], len(nodes), 1), nodes[:, None] - nodes
+    above[:, own, own] = below[own, own] = 1.0  # [..., j, k] is the factor of node k in polynomial j
+    means: np.ndarray = (above.prod(2) * weights[:, None, None]).sum(0) / (2 * below.prod(1))
+    return means
 
 
 Coefficient = float | Tensor

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -456,14 +456,15 @@ def first_grid(row: Row, rounds: int = 5) -> float:
 
 
 def noise(rounds: int = ROUNDS) -> dict[str, float]:
-    """What a draw of the default noise costs, in calls of `torch.randn_like`: medians over rounds, by shape."""
+    """What a draw of the default noise costs, in calls of `torch.randn_like`: medians over rounds."""
     ratios = {}
-    for shape in DRAWS:
-        u, source = torch.empty(shape), dn.noise.Seeded(0)
+    for shape, dtype in product(DRAWS, (torch.float32, torch.float64)):
+        u, source = torch.empty(shape, dtype=dtype), dn.noise.Seeded(0)
         pair = [partial(source, u), partial(torch.randn_like, u)]
         counts = [enough(run) for run in pair]
         each = [[timed(run, count) for run, count in zip(pair, counts, strict=True)] for _ in range(rounds)]
-        ratios[" x ".join(map(str, shape))] = statistics.median(ours / theirs for ours, theirs in each)
+        name = " x ".join(map(str, shape)) + (" in float64" if dtype == torch.float64 else "")
+        ratios[name] = statistics.median(ours / theirs for ours, theirs in each)
     return ratios
 
 
