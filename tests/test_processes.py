@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -163,6 +165,40 @@ def test_who_waits_for_the_others_to_come_hears_a_request_to_stop(tmp_path):
             runs[0].terminate()
             statuses, lines, _ = ended(runs, within=120)
     assert statuses == [143] and not lines, lines
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("rank", ["0", "2"])
+def test_who_is_stopped_on_the_way_in_asks_whether_another_speaks(rank, ended, monkeypatch):
+    """All have met, and this one does not know it yet: if another has ended the run, it stays silent, the first too."""
+    store = torch.distributed.HashStore()
+    store.set_timeout(timedelta(seconds=1))  # of a key that nobody has set
+    for other in {"0", "1", "2"} - {rank}:
+        store.set(f"left/{other}", "")
+    if ended:
+        store.set("ended", "1 143")
+
+    def rendezvous(*_, **__):
+        os.kill(os.getpid(), signal.SIGALRM)
+        time.sleep(0.2)
+        yield store, rank, 3
+
+    def stop(*_):
+        raise SystemExit(143)
+
+    monkeypatch.setattr(torch.distributed, "rendezvous", rendezvous)
+    for name, value in {"WORLD_SIZE": "3", "RANK": rank, "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "_told", threading.Event())
+    monkeypatch.setattr(processes, "_speaks", threading.Event())
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(SystemExit), processes.team():
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert processes.quiet() == ended
+    assert store.get("ended") == (b"1 143" if ended else f"{rank} 143".encode())
 
 
 @pytest.mark.weights

@@ -159,6 +159,16 @@ class Team:
                     heard[rank] = heard[rank] if beat == heard[rank][0] else (beat, now)
                 others = [rank for rank in others if now - heard[rank][1] <= BEAT + GRACE and now - begun < SILENCE]
 
+    def stop(self, end: SystemExit | KeyboardInterrupt) -> None:
+        """Leave, for a signal asks for it or the run has ended; whoever hears a signal first tells the others."""
+        code = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
+        if isinstance(code, int) and code > 128 and self.ending() is None and self.end(code):
+            _speaks.set()
+            self.leave()
+        elif self.ending() is not None:
+            _told.set()
+            self.leave()
+
     def _part(self) -> None:
         """Leave at the end of the run. The others listen no more, since the first may go."""
         if not self.first:
@@ -253,18 +263,25 @@ def team() -> Iterator[Team]:
 
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise DiffnumError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start several with torchrun")
+    meeting: Future[Any] = Future()
     try:
-        meet = dist.rendezvous("env://", timeout=timedelta(seconds=MEETING))
-        store, _, _ = _audibly(lambda: next(iter(meet)))
+        _answer(meeting, lambda: next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING))))[0])
+        store = meeting.result()
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DiffnumError(f"the {size} processes do not find each other ({reason}); see what the others say") from None
+    except (SystemExit, KeyboardInterrupt) as end:
+        with suppress(Exception):  # the others may have met already, and one of them may have ended the run
+            Team(rank, size, meeting.result(GRACE / 6)).stop(end)
+        raise
     found = Team(rank, size, store)
     # before the next call, which would wait without end for a process that has gone
     threading.Thread(target=found._watch, args=(store.clone(),), daemon=True).start()
     kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        _audibly(lambda: dist.init_process_group(kinds, store=store, rank=rank, world_size=size, timeout=LONG))
+        about: dict[str, Any] = {"store": store, "rank": rank, "world_size": size, "timeout": LONG}
+        _answer(joining := Future[Any](), lambda: dist.init_process_group(kinds, **about))
+        joining.result()
         yield found
         found._part()
         dist.destroy_process_group()
@@ -281,22 +298,14 @@ def team() -> Iterator[Team]:
             raise SystemExit(1 if status is None else status) from None
         raise error from None
     except (SystemExit, KeyboardInterrupt) as end:
-        code = end.code if isinstance(end, SystemExit) else 128 + signal.SIGINT
-        # To stop, by a signal: whoever hears it first tells the others.
-        if isinstance(code, int) and code > 128 and found.ending() is None and found.end(code):
-            _speaks.set()
-            found.leave()
-        elif found.ending() is not None:
-            _told.set()
-            found.leave()
+        found.stop(end)
         raise
     finally:
         found._over.set()
 
 
-def _audibly(call: Callable[[], T]) -> T:
-    """What a call returns or raises, made in a thread: torch waits for others in C++, where no signal is heard."""
-    answer: Future[T] = Future()
+def _answer(answer: Future[T], call: Callable[[], T]) -> None:
+    """Have a call made in a thread: torch waits for others in C++, where no signal is heard."""
 
     def work() -> None:
         try:
@@ -305,7 +314,6 @@ def _audibly(call: Callable[[], T]) -> T:
             answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    return answer.result()
 
 
 def in_team(function: Callable[..., T]) -> Callable[..., T]:
