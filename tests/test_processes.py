@@ -170,7 +170,7 @@ def test_who_waits_for_the_others_to_come_hears_a_request_to_stop(tmp_path):
 @pytest.mark.parametrize("ended", [False, True])
 @pytest.mark.parametrize("rank", ["0", "2"])
 def test_who_is_stopped_on_the_way_in_asks_whether_another_speaks(rank, ended, monkeypatch):
-    """All have met, and this one does not know it yet: if another has ended the run, it stays silent, the first too."""
+    """Another may have met the store of the launcher before, and ended the run: then it stays silent, the first too."""
     store = torch.distributed.HashStore()
     store.set_timeout(timedelta(seconds=1))  # of a key that nobody has set
     for other in {"0", "1", "2"} - {rank}:
@@ -187,7 +187,8 @@ def test_who_is_stopped_on_the_way_in_asks_whether_another_speaks(rank, ended, m
         raise SystemExit(143)
 
     monkeypatch.setattr(torch.distributed, "rendezvous", rendezvous)
-    for name, value in {"WORLD_SIZE": "3", "RANK": rank, "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+    for name, value in {"WORLD_SIZE": "3", "RANK": rank, "MASTER_ADDR": "here", "MASTER_PORT": "1",
+                        "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(processes, "_told", threading.Event())
     monkeypatch.setattr(processes, "_speaks", threading.Event())

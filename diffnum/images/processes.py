@@ -265,13 +265,13 @@ def team() -> Iterator[Team]:
         raise DiffnumError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start several with torchrun")
     meeting: Future[Any] = Future()
     try:
-        _answer(meeting, lambda: next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING))))[0])
+        _answer(meeting, lambda: _store(rank))
         store = meeting.result()
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DiffnumError(f"the {size} processes do not find each other ({reason}); see what the others say") from None
     except (SystemExit, KeyboardInterrupt) as end:
-        with suppress(Exception):  # the others may have met already, and one of them may have ended the run
+        with suppress(Exception):  # it may be there by now, and another may have ended the run
             Team(rank, size, meeting.result(GRACE / 6)).stop(end)
         raise
     found = Team(rank, size, store)
@@ -279,7 +279,8 @@ def team() -> Iterator[Team]:
     threading.Thread(target=found._watch, args=(store.clone(),), daemon=True).start()
     kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        about: dict[str, Any] = {"store": store, "rank": rank, "world_size": size, "timeout": LONG}
+        # a connection of its own: one that waits for others lets nobody else ask
+        about: dict[str, Any] = {"store": store.clone(), "rank": rank, "world_size": size, "timeout": LONG}
         _answer(joining := Future[Any](), lambda: dist.init_process_group(kinds, **about))
         joining.result()
         yield found
@@ -302,6 +303,17 @@ def team() -> Iterator[Team]:
         raise
     finally:
         found._over.set()
+
+
+def _store(rank: int) -> Any:
+    """The key-value store of the run. The first keeps it, unless the launcher does, and waits for nobody here."""
+    import torch.distributed as dist
+
+    within = timedelta(seconds=MEETING)
+    if rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return next(iter(dist.rendezvous("env://", timeout=within)))[0]
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(*where, is_master=True, wait_for_workers=False, timeout=within)
 
 
 def _answer(answer: Future[T], call: Callable[[], T]) -> None:
