@@ -313,7 +313,7 @@ def _store(rank: int) -> Any:
     if rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return next(iter(dist.rendezvous("env://", timeout=within)))[0]
     where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(*where, is_master=True, wait_for_workers=False, timeout=within)
+    return dist.TCPStore(*where, is_master=True, wait_for_workers=False, multi_tenant=True, timeout=within)
 
 
 def _answer(answer: Future[T], call: Callable[[], T]) -> None:
