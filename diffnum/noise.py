@@ -68,8 +68,8 @@ class Seeded:
     The 31 upper bits of w give u, the lower half the angle; no number is beyond 6.7. Integers are followed by sums,
     products and a root in float32, each rounded for itself as IEEE 754 has it, with polynomials for the functions,
     within :math:`4 \cdot 10^{-7} (r + 1/r)` of the formula at radius r. So runs in float32 and float64, large and small
-    batches and all processors see the same numbers, bit for bit (a GPU up to the last bits of its root); they have 24
-    bits in every dtype.
+    batches, all processors, and a GPU that keeps to the standard see the same numbers, bit for bit; they have 24 bits in
+    every dtype.
 
     A source goes on: a second run sees new numbers, and :meth:`restart` begins the same ones again. Threads that share
     one get different draws, in the order in which they ask.
@@ -347,7 +347,10 @@ def _normals(
     torch.sub(TOP, bits, out=bits)
     h.copy_(torch.bitwise_and(bits, MANTISSA, out=h.view(torch.int32))).mul_(FRACTION)
     _polynomial(LOGARITHM, h, out=other).mul_(h)
-    radius.copy_(bits).mul_(DOUBLINGS).sub_(other).rsqrt_().reciprocal_()  # torch's sqrt is rounded by processor
+    radius.copy_(bits).mul_(DOUBLINGS).sub_(other)
+    # 1/(1/sqrt x), by three operations that IEEE 754 rounds: on a CPU rsqrt is two of them, and sqrt is MKL's and not
+    # one; on CUDA sqrt is, and rsqrt an approximation
+    (radius.sqrt_().reciprocal_() if radius.is_cuda else radius.rsqrt_()).reciprocal_()
     double = torch.bitwise_left_shift(sign, ONE, out=y.view(torch.int32))
     bits.bitwise_xor_(sign.bitwise_xor_(double).bitwise_and_(SIGN))
     y.copy_(double).mul_(TURN)
