@@ -68,8 +68,8 @@ class Seeded:
     The 31 upper bits of w give u, the lower half the angle; no number is beyond 6.7. Integers are followed by sums,
     products and a root in float32, each rounded for itself as IEEE 754 has it, with polynomials for the functions,
     within :math:`4 \cdot 10^{-7} (r + 1/r)` of the formula at radius r. So runs in float32 and float64, large and small
-    batches, all processors, and a GPU that keeps to the standard see the same numbers, bit for bit; they have 24 bits in
-    every dtype.
+    batches, all processors and a GPU that keeps to the standard see the same numbers, bit for bit; they have 24 bits
+    in every dtype.
 
     A source goes on: a second run sees new numbers, and :meth:`restart` begins the same ones again. Threads that share
     one get different draws, in the order in which they ask.
