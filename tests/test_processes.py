@@ -167,39 +167,54 @@ def test_who_waits_for_the_others_to_come_hears_a_request_to_stop(tmp_path):
     assert statuses == [143] and not lines, lines
 
 
-@pytest.mark.parametrize("ended", [False, True])
-@pytest.mark.parametrize("rank", ["0", "2"])
-def test_who_is_stopped_on_the_way_in_asks_whether_another_speaks(rank, ended, monkeypatch):
-    """Another may have met the store of the launcher before, and ended the run: then it stays silent, the first too."""
+@pytest.fixture(params=["0", "2"])
+def one_of_three(request, monkeypatch):
+    """The store of a run of three, seen by one of them in this process; an alarm asks it to stop."""
     store = torch.distributed.HashStore()
     store.set_timeout(timedelta(seconds=1))  # of a key that nobody has set
-    for other in {"0", "1", "2"} - {rank}:
+    for other in {"0", "1", "2"} - {request.param}:
         store.set(f"left/{other}", "")
-    if ended:
-        store.set("ended", "1 143")
-
-    def rendezvous(*_, **__):
-        os.kill(os.getpid(), signal.SIGALRM)
-        time.sleep(0.2)
-        yield store, rank, 3
 
     def stop(*_):
         raise SystemExit(143)
 
-    monkeypatch.setattr(torch.distributed, "rendezvous", rendezvous)
-    for name, value in {"WORLD_SIZE": "3", "RANK": rank, "MASTER_ADDR": "here", "MASTER_PORT": "1",
+    for name, value in {"WORLD_SIZE": "3", "RANK": request.param, "MASTER_ADDR": "here", "MASTER_PORT": "1",
                         "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *_, **__: iter([(store, request.param, 3)]))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(processes, "_told", threading.Event())
     monkeypatch.setattr(processes, "_speaks", threading.Event())
     before = signal.signal(signal.SIGALRM, stop)
-    try:
-        with pytest.raises(SystemExit), processes.team():
-            pass
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    yield store
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_who_is_stopped_on_the_way_in_asks_whether_another_speaks(one_of_three, ended, monkeypatch):
+    """Another may have met the store of the launcher before, and ended the run: then it stays silent, the first too."""
+    if ended:
+        one_of_three.set("ended", "1 143")
+
+    def rendezvous(*_, **__):
+        os.kill(os.getpid(), signal.SIGALRM)
+        time.sleep(0.2)
+        yield one_of_three, 0, 3
+
+    monkeypatch.setattr(torch.distributed, "rendezvous", rendezvous)
+    with pytest.raises(SystemExit), processes.team():
+        pass
     assert processes.quiet() == ended
-    assert store.get("ended") == (b"1 143" if ended else f"{rank} 143".encode())
+    assert one_of_three.get("ended") == (b"1 143" if ended else f"{os.environ['RANK']} 143".encode())
+
+
+def test_who_is_stopped_while_it_deals_with_a_failure_tells_the_others(one_of_three):
+    """Another was killed, a call of gloo fails, and before somebody says why there comes a signal."""
+    with pytest.raises(SystemExit), processes.team():
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        raise RuntimeError("[gloo] Connection closed by peer")
+    assert not processes.quiet()
+    assert one_of_three.get("ended") == f"{os.environ['RANK']} 143".encode()
 
 
 @pytest.mark.weights

@@ -169,6 +169,26 @@ class Team:
             _told.set()
             self.leave()
 
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """A failure ends the others and is let through, unless another has ended the run: then this one is silent."""
+        import torch.distributed as dist
+
+        try:
+            yield
+        except Exception as error:
+            if type(error).__name__ == "Exit":  # of the command line, and no failure
+                raise
+            gone = isinstance(error, RuntimeError) and any(word in str(error) for word in BROKEN)
+            if (gone or isinstance(error, dist.DistError)) and self.ending(GRACE) is None:
+                error = DiffnumError(f"another process of the run has gone, or the connection to it; {AGAIN}")
+            mine = self.end(1)
+            self.leave()
+            if not mine:
+                status = self.ending()
+                raise SystemExit(1 if status is None else status) from None
+            raise error from None
+
     def _part(self) -> None:
         """Leave at the end of the run. The others listen no more, since the first may go."""
         if not self.first:
@@ -275,30 +295,19 @@ def team() -> Iterator[Team]:
             Team(rank, size, meeting.result(GRACE / 6)).stop(end)
         raise
     found = Team(rank, size, store)
-    # before the next call, which would wait without end for a process that has gone
-    threading.Thread(target=found._watch, args=(store.clone(),), daemon=True).start()
-    kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        # a connection of its own: one that waits for others lets nobody else ask
-        about: dict[str, Any] = {"store": store.clone(), "rank": rank, "world_size": size, "timeout": LONG}
-        _answer(joining := Future[Any](), lambda: dist.init_process_group(kinds, **about))
-        joining.result()
-        yield found
-        found._part()
-        dist.destroy_process_group()
-    except Exception as error:
-        if type(error).__name__ == "Exit":  # of the command line, and no failure
-            raise
-        gone = isinstance(error, RuntimeError) and any(word in str(error) for word in BROKEN)
-        if (gone or isinstance(error, dist.DistError)) and found.ending(GRACE) is None:
-            error = DiffnumError(f"another process of the run has gone, or the connection to it; {AGAIN}")
-        mine = found.end(1)
-        found.leave()
-        if not mine:
-            status = found.ending()
-            raise SystemExit(1 if status is None else status) from None
-        raise error from None
-    except (SystemExit, KeyboardInterrupt) as end:
+        with found._failing():
+            # before the call that would wait without end for a process that has gone
+            threading.Thread(target=found._watch, args=(store.clone(),), daemon=True).start()
+            kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+            # a connection of its own: one that waits for others lets nobody else ask
+            about: dict[str, Any] = {"store": store.clone(), "rank": rank, "world_size": size, "timeout": LONG}
+            _answer(joining := Future[Any](), lambda: dist.init_process_group(kinds, **about))
+            joining.result()
+            yield found
+            found._part()
+            dist.destroy_process_group()
+    except (SystemExit, KeyboardInterrupt) as end:  # also while a failure is being dealt with
         found.stop(end)
         raise
     finally:
