@@ -67,12 +67,8 @@ def weight(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.numel() * value.element_size() + 500
     if isinstance(value, list | tuple):
-        last = value[-1] if value else None
-        if type(last) is float:
-            return getsizeof(value) + 24 * len(value)
-        if type(value) is list and type(last) is tuple and {*map(type, last)} == {float}:  # rows, the first may be ()
-            return getsizeof(value) + 64 * len(value) + 32 * sum(map(len, value))
-        return getsizeof(value) + sum(map(weight, value))
+        inner = len(value) * 24 if value and type(value[0]) is float else sum(map(weight, value))
+        return getsizeof(value) + inner
     return 50
 
 

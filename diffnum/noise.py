@@ -23,7 +23,7 @@ STEPS, PRIOR, PERTURB = 0, 1, 2  # streams of one seed: what is drawn for one pu
 BLOCK = 3 * 2**15  # pairs of numbers at once: many for one call of torch, few for the cache of a core
 
 DRAWING = RLock()  # threads that share a source take its draws one after another; the numbers are made outside
-WORKPLACE = local()  # memory of a thread
+WORKPLACE = local()  # memory in which a thread makes numbers
 
 # SplitMix64: the step of its counter, and the factors of its mixing function
 STEP, FACTORS, SHIFTS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), (30, 27)
@@ -58,9 +58,10 @@ class Noise(Protocol):
 class Seeded:
     r"""Noise in which row ``i`` is a function of ``(seed, indices[i])`` and the number of the draw alone.
 
-    Nothing is kept but the number of the draw: number j of row i in draw d is computed from
-    ``(seed, stream, indices[i], d, j)``. SplitMix64 turns ``(seed, stream, indices[i])`` into a key (a, b) of 128
-    bits, a counter into 64 bits, and these into two numbers (Box and Muller 1958):
+    The number of the draw is all that goes on: number j of row i in draw d is computed from
+    ``(seed, stream, indices[i], d, j)``, small draws for several calls at once. SplitMix64 turns
+    ``(seed, stream, indices[i])`` into a key (a, b) of 128 bits, a counter into 64 bits, and these into two numbers
+    (Box and Muller 1958):
 
     .. math:: w = \text{mix}_b\bigl(a + \gamma \, (2^{32} d + \lfloor j/2 \rfloor)\bigr), \qquad
               z = \sqrt{-2 \log u} \; (\cos \theta, \sin \theta) .
